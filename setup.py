@@ -1,0 +1,4 @@
+"""All of it stands in setup.cfg."""
+from setuptools import setup
+
+setup()
