@@ -1,0 +1,665 @@
+"""Bytes <-> WebSocket frames, for either end of the wire.  Layer 1, pure.
+
+::
+
+    stream = FrameStream()                       # the server's end
+    stream.feed(b'\\x81\\x82mask\\x0c\\n')           -> [b'ak']
+    stream.feed(b'\\x89\\x80mask')                 -> [PingControlMessage]
+    stream.feed(b'\\x81\\x02hi')                   -> []
+    stream.failure   -> ProtocolFailure(1002, 'a client masks its frames')
+
+    text_frame(b'hi')                            -> b'\\x81\\x02hi'
+    close_frame(1001, 'bye')                     -> b'\\x88\\x05\\x03\\xe9bye'
+
+Above it stand ``errors`` and ``utf8``; ``websocket`` and ``client`` feed it
+with what they read and send what it builds.  It is longer than a module
+should be: frames built and frames read share what is legal in a frame.
+
+**The two ways through** :meth:`FrameStream.feed`.  What a program sends all
+day - a whole text of less than 126 bytes - is cut out of the buffer by
+``_cut_masked`` (``_cut_unmasked`` at a client), with slices and no object
+per frame.  Everything else, down to the first half of such a frame, goes
+through the states:
+
+=============  =================  ==========================================
+``_frame``     ``_message``       what the next byte is
+=============  =================  ==========================================
+None           None               of a header, of any frame but continuation
+None           a ``_Message``     of a header, of a continuation or control
+a ``_Frame``   None               of the payload of a control frame
+a ``_Frame``   a ``_Message``     of the payload of either
+=============  =================  ==========================================
+
+A part of a header waits in ``_rest``.  Each rule is checked as soon as the
+byte that breaks it is there, in the order of the bytes: so the verdict does
+not depend on where the network cut the stream.
+"""
+from __future__ import annotations
+
+import io
+import os
+from struct import Struct
+from typing import Any, Protocol
+
+from ws4py.messaging import (
+    BinaryMessage,
+    CloseControlMessage,
+    PingControlMessage,
+    PongControlMessage,
+    TextMessage,
+)
+from ws4py.streaming import Stream
+
+from .errors import CloseCode, WsrpcError
+from .utf8 import check_piece
+
+try:
+    from websockets.speedups import apply_mask
+except ImportError:     # its wheel was built without a C compiler
+    from websockets.utils import apply_mask
+
+__all__ = [
+    'BINARY', 'CLOSE', 'CONTINUATION', 'PING', 'PONG', 'TEXT',
+    'FrameStream', 'Inflater', 'ProtocolFailure', 'close_frame', 'frame',
+    'is_legal_close_code', 'ping_frame', 'pong_frame', 'text_frame',
+]
+
+# Opcodes, RFC 6455 5.2.
+CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
+
+_FIN, _RSV1, _CONTROL, _OPCODE = 0x80, 0x40, 0x08, 0x0f
+_MASKED = 0x80
+
+#: First bytes that need no extension: any data frame, final controls.
+_PLAIN = frozenset({0x00, 0x01, 0x02, 0x80, 0x81, 0x82, 0x88, 0x89, 0x8a})
+#: First bytes of a compressed message: RSV1, not on continuations
+#: (RFC 7692 6).
+_COMPRESSED = frozenset({0x41, 0x42, 0xc1, 0xc2})
+
+_UINT16, _UINT64 = Struct('!H'), Struct('!Q')
+_TEXT_HEADERS = [bytes((_FIN | TEXT, n)) for n in range(126)]
+
+#: A slice of less than this is copied rather than viewed: making the
+#: memoryview costs as much as copying some kB.
+_VIEW_FROM_BYTES = 2048
+
+
+class ProtocolFailure(WsrpcError):
+    """The peer broke RFC 6455, or one of our limits.
+
+    ``code`` is what our Close must carry, ``reason`` one sentence of less
+    than 123 bytes for the person at the other end.
+    """
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(code, reason)
+        self.code = code
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f'{self.reason} ({int(self.code)})'
+
+
+class Inflater(Protocol):
+    """What undoes the peer's compression (RFC 7692)."""
+
+    def inflate(self, payload: bytes, limit: int) -> bytes:
+        """Inflate one whole message, to at most ``limit`` bytes.
+
+        Raises :class:`ProtocolFailure`: 1009 past the limit, of which
+        nothing may be held in memory, 1002 for what is no deflate stream.
+        """
+
+
+# -- building -------------------------------------------------------------
+
+def text_frame(payload: bytes) -> bytes:
+    """Build a whole text, unmasked, as a server sends it.
+
+    ``payload`` must be UTF-8; that is the caller's word, not checked here.
+    """
+    length = len(payload)
+    if length < 126:
+        return _TEXT_HEADERS[length] + payload
+    return _header(_FIN | TEXT, length, 0) + payload
+
+
+def frame(opcode: int, payload: bytes, *, mask: bool = False,
+          fin: bool = True, rsv1: bool = False) -> bytes:
+    """Build any frame; ``mask`` as a client must, ``rsv1``: compressed.
+
+    Raises ValueError, the caller's fault, for what RFC 6455 5.5 forbids: a
+    control frame in fragments or of more than 125 bytes.
+    """
+    length = len(payload)
+    if opcode & _CONTROL and (length > 125 or not fin or rsv1):
+        raise ValueError('a control frame is one frame of at most 125 '
+                         f'bytes, not compressed; this one has {length}')
+    first = opcode | (_FIN if fin else 0) | (_RSV1 if rsv1 else 0)
+    if not mask:
+        return _header(first, length, 0) + payload
+    key = os.urandom(4)     # not to be foretold by a page: RFC 6455 10.3
+    return b''.join((_header(first, length, _MASKED), key,
+                     apply_mask(payload, key)))
+
+
+def close_frame(code: int, reason: str | bytes = '',
+                mask: bool = False) -> bytes:
+    """Build a Close that is legal whatever the reason is.
+
+    The reason is cut at 123 bytes on a code point, and what is not UTF-8 in
+    it becomes ``?``; the codes 1005, 1006 and 1015, which say that there
+    was no code, give an empty body.  Raises ValueError, the caller's fault,
+    for other codes that may not stand on the wire (RFC 6455 7.4).
+    """
+    return frame(CLOSE, _close_body(code, _close_reason(reason)), mask=mask)
+
+
+def ping_frame(payload: bytes = b'', mask: bool = False) -> bytes:
+    """Build a ping; ValueError for more than 125 bytes of payload."""
+    return frame(PING, payload, mask=mask)
+
+
+def pong_frame(payload: bytes = b'', mask: bool = False) -> bytes:
+    """Build the answer to a ping, with the ping's own payload."""
+    return frame(PONG, payload, mask=mask)
+
+
+def is_legal_close_code(code: int) -> bool:
+    """Whether a Close on the wire may carry ``code``.
+
+    RFC 6455 7.4 and IANA's registry, which added 1012-1014.  2999 and below
+    are for standards to come, 5000 and above for nobody.
+    """
+    return (1000 <= code <= 1003 or 1007 <= code <= 1014
+            or 3000 <= code <= 4999)
+
+
+def _header(first: int, length: int, masked: int) -> bytes:
+    """Return the header without its key, the length in its shortest form."""
+    if length < 126:
+        return bytes((first, masked | length))
+    if length < 0x10000:
+        return bytes((first, masked | 126)) + _UINT16.pack(length)
+    return bytes((first, masked | 127)) + _UINT64.pack(length)
+
+
+def _close_reason(reason: str | bytes) -> bytes:
+    if isinstance(reason, bytes):
+        reason = reason.decode('utf-8', 'replace')
+    # All is valid before the cut, so only the cut code point is ignored.
+    return (reason.encode('utf-8', 'replace')[:123]
+            .decode('utf-8', 'ignore').encode())
+
+
+def _close_body(code: int, reason: bytes) -> bytes:
+    if code in (CloseCode.NO_STATUS, CloseCode.ABNORMAL, 1015):
+        return b''
+    if not is_legal_close_code(code):
+        raise ValueError(f'the close code {code} may not be sent: use '
+                         '1000-1003, 1007-1014 or 3000-4999')
+    return _UINT16.pack(code) + reason
+
+
+# -- ws4py's messages, built by the functions above -------------------------
+
+class _Framed:
+    """Builds a ws4py message's frames; ws4py masks byte by byte."""
+
+    opcode: int
+    data: bytes
+
+    def single(self, mask: bool = False) -> bytes:
+        return frame(self.opcode, self.data, mask=mask)
+
+    def fragment(self, first: bool = False, last: bool = False,
+                 mask: bool = False) -> bytes:
+        return frame(self.opcode if first else CONTINUATION, self.data,
+                     mask=mask, fin=last)
+
+
+class _Text(_Framed, TextMessage):      # type: ignore[misc]
+    pass
+
+
+class _Binary(_Framed, BinaryMessage):      # type: ignore[misc]
+    pass
+
+
+class _Ping(_Framed, PingControlMessage):       # type: ignore[misc]
+    pass
+
+
+class _Pong(_Framed, PongControlMessage):       # type: ignore[misc]
+    pass
+
+
+class _Close(_Framed, CloseControlMessage):     # type: ignore[misc]
+    """A Close whose ``code`` is also right where the body is empty."""
+
+    def __init__(self, code: int, reason: str | bytes) -> None:
+        reason = _close_reason(reason)
+        body = _close_body(code, reason)
+        super().__init__(code, reason)
+        self.data = body
+
+
+# -- parsing --------------------------------------------------------------
+
+class _Frame:
+    """A frame whose header is there and whose payload is not all there."""
+
+    __slots__ = ('control', 'first', 'key', 'left')
+
+    def __init__(self, first: int, length: int, key: bytes) -> None:
+        self.first = first
+        self.left = length      # bytes
+        self.key = key          # turned to where the payload goes on
+        self.control = bytearray()      # data go to the _Message instead
+
+    def take(self, data: bytes, start: int, stop: int) -> bytes:
+        """Return the payload that stands there, unmasked."""
+        chunk = _unmask(data, start, stop, self.key)
+        self.left -= stop - start
+        turn = (stop - start) & 3
+        self.key = self.key[turn:] + self.key[:turn]
+        return chunk
+
+
+class _Message:
+    """A message of which more is to come.
+
+    The buffer is a BytesIO: it grows by an eighth, so that 4 MB in segments
+    of 1 byte are linear and cost no object each, and gives its bytes away
+    without another copy.
+    """
+
+    __slots__ = ('announced', 'begun', 'buffer', 'checked', 'first',
+                 'fragments')
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+        self.announced = 0      # bytes, by the headers so far
+        self.fragments = 0
+        self.buffer = io.BytesIO()
+        self.checked = first & (_RSV1 | _OPCODE) == TEXT
+        self.begun = b''        # a code point that a chunk cut, see utf8
+
+    def add(self, chunk: bytes, last: bool) -> None:
+        """Append; UnicodeDecodeError as soon as it can be no more UTF-8."""
+        if self.checked:
+            self.begun = check_piece(self.begun, chunk, last)
+        self.buffer.write(chunk)
+
+
+class FrameStream(Stream):      # type: ignore[misc]
+    """What one peer has sent so far, and what it means.
+
+    Used by one thread at a time (the loop's); it never blocks, and holds no
+    more than one message of ``max_message_bytes``.  Idle it takes about 200
+    bytes, as ws4py's constructor is not run and what it sets stands in the
+    class.
+
+    ``client``
+        Which end this is: a server's peer must mask, a client's must not
+        (RFC 6455 5.1).  ws4py's ``always_mask`` and ``expect_masking`` say
+        the same and may be set as ws4py's client does.
+    ``max_message_bytes``
+        Over all fragments, and after inflating.  Default 1 MiB; past it
+        1009, before any of the frame's payload is held.
+    ``max_fragments``
+        Frames of one message.  Default 1 024; past it 1008.
+    ``inflater``
+        Lets compressed messages in; None, the default: 1002.
+
+    ``failure``: None, or the :class:`ProtocolFailure` that ended it; send
+    its Close.  ``closing``: None, or the peer's Close.  After either
+    nothing more is parsed.
+    """
+
+    __slots__ = ('_cut_below', '_ended', '_frame', '_message', '_rest',
+                 'always_mask', 'expect_masking', 'failure', 'inflater',
+                 'max_fragments', 'max_message_bytes')
+
+    # What ws4py's constructor would set, for its WebSocket to look at.
+    message = None
+    closing: Any = None
+    pings: tuple[Any, ...] = ()
+    pongs: tuple[Any, ...] = ()
+    errors: tuple[Any, ...] = ()
+    _parser = None
+
+    def __init__(self, *, client: bool = False,
+                 max_message_bytes: int = 1048576,
+                 max_fragments: int = 1024,
+                 inflater: Inflater | None = None) -> None:
+        self.always_mask = client
+        self.expect_masking = not client
+        self.max_message_bytes = max_message_bytes
+        self.max_fragments = max_fragments
+        self.inflater = inflater
+        self.failure: ProtocolFailure | None = None
+        self._cut_below = min(126, max_message_bytes + 1)
+        self._ended = False
+        self._rest = b''
+        self._frame: _Frame | None = None
+        self._message: _Message | None = None
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether a message or a frame has begun and is not complete."""
+        return (self._message is not None or self._frame is not None
+                or self._rest != b'')
+
+    def feed(self, data: bytes) -> list[Any]:
+        """Take what was read; return what it completed, in order.
+
+        A text is plain ``bytes``, proven UTF-8; the rest are ws4py's
+        ``BinaryMessage`` (``.data``), ``PingControlMessage``,
+        ``PongControlMessage`` and ``CloseControlMessage`` (``.code``, 1005
+        if it was empty, and ``.reason`` as bytes).  Never raises for what
+        a peer sends: look at ``failure`` after each feed.
+        """
+        found: list[Any] = []
+        if self._ended:
+            return found
+        if self._rest:      # at most 13 bytes
+            data = self._rest + data
+            self._rest = b''
+        pos, end = 0, len(data)
+        try:
+            while pos < end:
+                if self._frame is not None:
+                    pos = self._continue_frame(data, pos, end, found)
+                    continue
+                if self._message is None:
+                    if self.expect_masking:
+                        pos = self._cut_masked(data, pos, end, found)
+                    else:
+                        pos = self._cut_unmasked(data, pos, end, found)
+                    if pos == end:
+                        break
+                pos = self._begin_frame(data, pos, end, found)
+        except ProtocolFailure as failure:
+            self._end(failure.code, failure.reason)
+        except UnicodeDecodeError:
+            self._end(CloseCode.INVALID_DATA, 'invalid UTF-8')
+        return found
+
+    def _cut_masked(self, data: bytes, pos: int, end: int,
+                    found: list[Any]) -> int:
+        """Cut whole small texts; return where something else stands."""
+        small = _MASKED + self._cut_below
+        last = end - 6
+        while pos <= last and data[pos] == 0x81:
+            second = data[pos + 1]
+            start = pos + 6
+            stop = start + second - _MASKED
+            if not _MASKED <= second < small or stop > end:
+                break
+            payload = apply_mask(data[start:stop], data[pos + 2:start])
+            if not payload.isascii():
+                payload.decode()
+            found.append(payload)
+            pos = stop
+        return pos
+
+    def _cut_unmasked(self, data: bytes, pos: int, end: int,
+                      found: list[Any]) -> int:
+        """The same at a client's end."""
+        small = self._cut_below
+        last = end - 2
+        while pos <= last and data[pos] == 0x81:
+            start = pos + 2
+            length = data[pos + 1]
+            stop = start + length
+            if length >= small or stop > end:
+                break
+            payload = data[start:stop]
+            if not payload.isascii():
+                payload.decode()
+            found.append(payload)
+            pos = stop
+        return pos
+
+    def _begin_frame(self, data: bytes, pos: int, end: int,
+                     found: list[Any]) -> int:
+        """Read a frame, as far as it is there; return where to read on."""
+        header = self._read_header(data, pos, end)
+        if header is None:
+            self._rest = data[pos:]
+            return end
+        first, length, key, start = header
+        stop = start + length
+        if first & _CONTROL:
+            if stop <= end:
+                self._take_control(
+                    first, _unmask(data, start, stop, key), found)
+                return end if self._ended else stop
+        elif stop <= end and first & _FIN and self._message is None:
+            self._take_message(
+                first, _unmask(data, start, stop, key), True, found)
+            return stop
+        else:
+            self._begin_fragment(first, length)
+        self._frame = _Frame(first, length, key)
+        return self._continue_frame(data, start, end, found)
+
+    def _read_header(self, data: bytes, pos: int, end: int
+                     ) -> tuple[int, int, bytes, int] | None:
+        """Return first byte, length, key, where the payload begins.
+
+        None when more bytes are needed (RFC 6455 5.2).
+        """
+        first = data[pos]
+        self._check_first(first)
+        start = pos + 2
+        if start > end:
+            return None
+        masked, length = data[pos + 1] & _MASKED, data[pos + 1] & 0x7f
+        self._check_second(first, masked, length)
+        if length == 126:
+            start += 2
+            if start > end:
+                return None
+            length = data[pos + 2] << 8 | data[pos + 3]
+            if length < 126:
+                raise _error('the length is not in its shortest form')
+        elif length == 127:
+            start += 8
+            if start > end:
+                return None
+            length, = _UINT64.unpack_from(data, pos + 2)
+            if length < 0x10000:
+                raise _error('the length is not in its shortest form')
+            if length >> 63:
+                raise _error('the top bit of the length is set')
+        if not first & _CONTROL:
+            self._check_size(length)
+        if not masked:
+            return first, length, b'', start
+        if start + 4 > end:
+            return None
+        return first, length, data[start:start + 4], start + 4
+
+    def _continue_frame(self, data: bytes, pos: int, end: int,
+                        found: list[Any]) -> int:
+        """Read on in a payload; return where to read on."""
+        begun = self._frame
+        assert begun is not None
+        stop = min(end, pos + begun.left)
+        chunk = begun.take(data, pos, stop)
+        whole = not begun.left
+        if whole:
+            self._frame = None
+        if not begun.first & _CONTROL:
+            self._continue_message(begun.first, chunk, whole, found)
+        else:
+            begun.control += chunk
+            if whole:
+                self._take_control(begun.first, bytes(begun.control), found)
+        return end if self._ended else stop
+
+    # What may come next.  Each is asked again when the header comes in
+    # parts, so none changes anything.
+
+    def _check_first(self, first: int) -> None:
+        if first not in _PLAIN and (self.inflater is None
+                                    or first not in _COMPRESSED):
+            raise _error(_why_not(first))
+        if first & _CONTROL:
+            return
+        message = self._message
+        if first & _OPCODE:
+            if message is not None:
+                raise _error('a new message inside of a fragmented one')
+        elif message is None:
+            raise _error('a continuation of nothing')
+        elif message.fragments >= self.max_fragments:
+            raise ProtocolFailure(
+                CloseCode.POLICY,
+                f'a message of more than {self.max_fragments} fragments')
+
+    def _check_second(self, first: int, masked: int, length: int) -> None:
+        if self.expect_masking:
+            if not masked:
+                raise _error('a client masks its frames')
+        elif masked:
+            raise _error('a server does not mask its frames')
+        if first & _CONTROL and length > 125:
+            raise _error('a control frame of more than 125 bytes')
+
+    def _check_size(self, length: int) -> None:
+        if self._message is not None:
+            length += self._message.announced
+        if length > self.max_message_bytes:
+            raise ProtocolFailure(
+                CloseCode.TOO_BIG,
+                f'a message of more than {self.max_message_bytes} bytes')
+
+    # What has come.
+
+    def _begin_fragment(self, first: int, length: int) -> None:
+        """Count a data frame in; its payload may come in parts."""
+        message = self._message
+        if message is None:
+            message = self._message = _Message(first)
+        message.fragments += 1
+        message.announced += length
+
+    def _continue_message(self, first: int, chunk: bytes, whole: bool,
+                          found: list[Any]) -> None:
+        """Add to the message; ``whole``: the frame ends with ``chunk``."""
+        message = self._message
+        assert message is not None
+        last = whole and first & _FIN != 0
+        message.add(chunk, last)
+        if last:
+            self._message = None
+            self._take_message(message.first, message.buffer.getvalue(),
+                               False, found)
+
+    def _take_message(self, first: int, payload: bytes, unchecked: bool,
+                      found: list[Any]) -> None:
+        """Hand over a whole message; ``first`` is that of its first frame."""
+        if first & _RSV1:
+            assert self.inflater is not None
+            payload = self.inflater.inflate(payload, self.max_message_bytes)
+            unchecked = True
+        if first & _OPCODE == TEXT:
+            if unchecked and not payload.isascii():
+                payload.decode()
+            found.append(payload)
+        else:
+            message = _Binary(payload)
+            message.completed = True
+            found.append(message)
+
+    def _take_control(self, first: int, payload: bytes,
+                      found: list[Any]) -> None:
+        """Hand over a control frame; a Close ends the parsing."""
+        opcode = first & _OPCODE
+        if opcode == PING:
+            found.append(_Ping(payload))
+        elif opcode == PONG:
+            found.append(_Pong(payload))
+        else:
+            self.closing = _read_close(payload)
+            found.append(self.closing)
+            self._release()     # what follows is thrown away: RFC 6455 1.4
+
+    def _end(self, code: int, reason: str) -> None:
+        # Made anew: one that was raised holds its traceback, that holds
+        # this stream, and only a cyclic collection would free the two.
+        self.failure = ProtocolFailure(code, reason)
+        self._release()
+
+    def _release(self) -> None:
+        self._ended = True
+        self._rest = b''
+        self._frame = self._message = None
+
+    # ws4py's Stream.
+
+    def _cleanup(self) -> None:
+        """Free what is held; feeds give nothing from now on."""
+        self._release()
+        self.closing = None
+
+    def receiver(self) -> Any:
+        """Not here: ws4py's parser loses the second of two frames."""
+        raise NotImplementedError('give the bytes to FrameStream.feed()')
+
+    def text_message(self, text: str | bytes) -> Any:
+        """Return a text with ``.single(mask)`` and ``.fragment()``."""
+        return _Text(text)
+
+    def binary_message(self, bytes: bytes) -> Any:
+        """The same for bytes."""
+        return _Binary(bytes)
+
+    def close(self, code: int = 1000, reason: str | bytes = '') -> Any:
+        """Return a Close; what becomes of both: :func:`close_frame`."""
+        return _Close(code, reason)
+
+    def ping(self, data: str | bytes = b'') -> bytes:
+        """Return a ping's frame, masked where ``always_mask`` says so."""
+        return _Ping(data).single(mask=self.always_mask)
+
+    def pong(self, data: str | bytes = b'') -> bytes:
+        """Return a pong's frame."""
+        return _Pong(data).single(mask=self.always_mask)
+
+
+def _unmask(data: bytes, start: int, stop: int, key: bytes) -> bytes:
+    """Copy once: out of the buffer and unmasked."""
+    if not key:
+        return data[start:stop]
+    if stop - start < _VIEW_FROM_BYTES:
+        return apply_mask(data[start:stop], key)
+    return apply_mask(memoryview(data)[start:stop], key)
+
+
+def _read_close(payload: bytes) -> _Close:
+    """Read a Close's body (RFC 6455 5.5.1, 7.1.5)."""
+    if not payload:
+        return _Close(CloseCode.NO_STATUS, b'')
+    if len(payload) == 1:
+        raise _error('a Close with half a code')
+    payload[2:].decode()
+    code = _UINT16.unpack_from(payload)[0]
+    if not is_legal_close_code(code):
+        raise _error(f'the close code {code} is not allowed')
+    return _Close(code, payload[2:])
+
+
+def _why_not(first: int) -> str:
+    if first & 0x70:
+        return 'reserved bits are set'
+    if first & _OPCODE not in (CLOSE, PING, PONG):
+        return f'the opcode {first & _OPCODE} is reserved'
+    return 'a control frame in fragments'
+
+
+def _error(reason: str) -> ProtocolFailure:
+    return ProtocolFailure(CloseCode.PROTOCOL, reason)

@@ -1,0 +1,105 @@
+"""What came over the wire, fit to stand in a log.  Layer 0.
+
+::
+
+    escape('a\\r\\nb\\x1b[31m')      ->  'a\\\\r\\\\nb\\\\x1b[31m'
+    limited(log, 'origin', logging.WARNING, 'refused %s', origin)
+
+An attacker who can make a server write lines can fill a disk or hide
+among them (threats C9): one line a second per cause is enough to see him.
+"""
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ['LineLimiter', 'escape', 'limited']
+
+MAX_CAUSES = 256
+
+
+def escape(text: object, limit: int = 200) -> str:
+    """Return ``text`` in at most ``limit`` printable characters.
+
+    Control characters, line ends, ESC, bidi overrides, invisible ones and
+    lone surrogates come out as ``\\x1b`` or ``\\u202e``; what is too long
+    ends with ``...``.  ``text`` is a str, bytes (read as Latin-1), or
+    anything with a ``str()``.
+    """
+    if isinstance(text, bytes):
+        text = text[:limit + 1].decode('latin-1')
+    elif not isinstance(text, str):
+        text = str(text)
+    if len(text) <= limit and text.isprintable():
+        return text
+    shown: list[str] = []
+    room = limit
+    for char in text[:limit + 1]:
+        if not char.isprintable():
+            char = char.encode('unicode_escape').decode('ascii')
+        room -= len(char)
+        shown.append(char)
+        if room < 0:
+            break
+    else:
+        return ''.join(shown)
+    return ''.join(shown)[:limit - 3] + '...'
+
+
+class LineLimiter:
+    """Lets one line through per cause and interval, and counts the rest.
+
+    Any thread may call :meth:`log`.
+    """
+
+    def __init__(self, interval_s: float = 1.0,
+                 clock: Callable[[], float] = time.monotonic) -> None:
+        self._interval_s = interval_s
+        self._clock = clock
+        # Guards _causes.  {(logger's name, cause): [not before, swallowed]}
+        self._lock = threading.Lock()
+        self._causes: dict[tuple[str, str], list[float]] = {}
+
+    def log(self, logger: logging.Logger, cause: str, level: int, fmt: str,
+            *args: Any, exc_info: Any = None) -> bool:
+        """Log ``fmt % args`` unless ``cause`` had its line just now.
+
+        ``cause`` is a constant of the program, never text from the wire.
+        The line that follows swallowed ones says how many they were.
+        Returns whether a line was written.
+        """
+        if not logger.isEnabledFor(level):
+            return False
+        swallowed = self._admit((logger.name, cause))
+        if swallowed is None:
+            return False
+        if swallowed:
+            fmt += ' (and %d more like it)'
+            args += (swallowed,)
+        logger.log(level, fmt, *args, exc_info=exc_info)
+        return True
+
+    def _admit(self, key: tuple[str, str]) -> int | None:
+        """Return how many were swallowed before, None to swallow this."""
+        now = self._clock()
+        with self._lock:
+            state = self._causes.get(key)
+            if state is None:
+                if len(self._causes) >= MAX_CAUSES:
+                    # A cause made of wire text would end here: the oldest
+                    # goes, memory stays.
+                    del self._causes[next(iter(self._causes))]
+                self._causes[key] = [now + self._interval_s, 0]
+                return 0
+            if now < state[0]:
+                state[1] += 1
+                return None
+            swallowed = int(state[1])
+            state[:] = [now + self._interval_s, 0]
+            return swallowed
+
+
+limited = LineLimiter().log
