@@ -1,0 +1,123 @@
+"""RPC between the browser and CherryPy controllers, over WebSockets.
+
+One import and one line of config make a path of a CherryPy application a
+WebSocket endpoint::
+
+    import cherrypy, cp_wsrpc
+
+    class Api:
+        @cp_wsrpc.expose
+        def add(self, a: int, b: int):
+            return a + b
+
+    class Root:
+        api = Api()
+
+    cherrypy.quickstart(Root(), '/', {'/api': {'tools.wsrpc.on': True}})
+
+and in a page of it::
+
+    <script src="/api/wsrpc.js"></script>
+    <script>
+      const rpc = WSRPC();
+      rpc.connect();
+      rpc.call('add', [1, 2]).then(console.log);
+    </script>
+
+Importing registers ``cherrypy.tools.wsrpc`` and ``cherrypy.engine.wsrpc``.
+
+Inside a call, ``cp_wsrpc.call`` is the running call and
+``cp_wsrpc.connection`` the caller's connection *itself*, which may be kept
+and used from any thread; outside of one they raise
+:class:`~cp_wsrpc.errors.NoConnection`.
+"""
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import cherrypy
+
+from .client_files import STATIC_DIR
+from .current import running_call as _running_call
+from .current import running_connection as _running_connection
+from .errors import (BrokerUnavailable, Busy, CallTimeout, CloseCode,
+                     ConfigError, ConnectionLostError, MessageTooBig,
+                     NoConnection, Overloaded, RemoteError, RPCError,
+                     TopicRefused, WsrpcError)
+from .exposure import Route, expose, nonblocking
+from .plugin import WsrpcPlugin
+from .tool import WsrpcTool
+from .websocket import WebSocket
+
+if TYPE_CHECKING:
+    from .client import Client
+    from .messages import Call
+    from .peer import Peer
+
+    call: Call
+    connection: Peer
+
+__version__ = '0.1.0'
+
+__all__ = ['BrokerUnavailable', 'Busy', 'CallTimeout', 'Client', 'CloseCode',
+           'ConfigError', 'ConnectionLostError', 'MessageTooBig',
+           'NoConnection', 'Overloaded', 'RPCError', 'RemoteError', 'Route',
+           'STATIC_DIR', 'TopicRefused', 'WebSocket', 'WsrpcError',
+           'broadcast', 'call', 'connection', 'connections', 'expose',
+           'nonblocking', 'publish']
+
+cherrypy.tools.wsrpc = WsrpcTool()
+cherrypy.engine.wsrpc = WsrpcPlugin(cherrypy.engine)
+cherrypy.engine.wsrpc.subscribe()
+
+
+def publish(topic: str, data: Any) -> Any:
+    """Send ``data`` to every connection that subscribed to ``topic``.
+
+    From any thread: a page handler, a method, a plugin, a background task.
+    Never waits for a peer.  Returns ``(epoch, offset)`` on a topic with
+    history, else None; before the engine's start and after its stop it
+    does nothing.
+
+    Raises TypeError or ValueError for what is not JSON, MessageTooBig
+    above 4 MiB, Overloaded when 10 000 pushes or 64 MiB wait to be sent.
+    """
+    return cherrypy.engine.wsrpc.publish(topic, data)
+
+
+def broadcast(name: str, *args: Any, endpoint: str | None = None,
+              user: Any = None) -> None:
+    """Call the function ``name`` of every connected client.
+
+    ``endpoint``: only of the clients of that path (``'/api'``); ``user``:
+    only of those connections whose ``user`` equals it.  What the functions
+    return goes nowhere; clients without such a function ignore it.  From
+    any thread; raises as :func:`publish`.
+    """
+    cherrypy.engine.wsrpc.broadcast(name, *args, endpoint=endpoint,
+                                    user=user)
+
+
+def connections(endpoint: str | None = None,
+                user: Any = None) -> list[Any]:
+    """The open RPC connections of this process; from any thread.
+
+    ``endpoint``: those of that path, plain handlers' too; ``user``: those
+    whose ``user`` equals it.
+    """
+    found: list[Any] = cherrypy.engine.wsrpc.connections(endpoint, user)
+    return found
+
+
+def __getattr__(name: str) -> Any:
+    if name == 'connection':
+        return _running_connection()
+    if name == 'call':
+        return _running_call()
+    if name == 'Client':
+        return import_module('.client', __name__).Client
+    if name == 'testing':
+        return import_module('.testing', __name__)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+

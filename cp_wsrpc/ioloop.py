@@ -1,0 +1,393 @@
+"""The I/O thread: adopts sockets, turns timers, fans pushes out.  Layer 4.
+
+One asyncio loop (uvloop's when it is installed) in the thread ``wsrpc-io``
+reads, parses and writes for all sockets and runs ``async def`` and
+nonblocking methods; no other code of the application runs here.
+
+Other threads reach it in three ways, none of which waits:
+
+* :meth:`IOLoop.post`: have something called here;
+* :meth:`IOLoop.flush_soon`: a socket's out-queue has something to send;
+* :meth:`IOLoop.fan_out`: one frame per dialect for many sockets.
+
+All three put into a deque and wake the loop at most once until it has
+looked: ``_woken`` is cleared *before* the deques are emptied, so what is
+put in after that finds it clear and wakes again; nothing is missed.
+
+Deadlines are coarse (250 ms): one timer wheel for all sockets costs 0.5 %
+of a CPU at 10 000 of them, a ``call_later`` each 2-3 % (design.md, 3).
+"""
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Coroutine, Iterable
+from contextvars import Context, copy_context
+from typing import TYPE_CHECKING, Any
+
+from .conversation import blocking
+from .current import Cell, cell
+from .errors import Overloaded, WrongThread
+from .host_serving import enter_thread, leave_thread
+from .logs import limited
+
+if TYPE_CHECKING:
+    from .websocket import WebSocket
+
+__all__ = ['IOLoop']
+
+log = logging.getLogger('cp_wsrpc.ioloop')
+
+TICK_S = 0.25
+#: What stands in the loop's thread longer than this holds all sockets up.
+SLOW_S = 0.1
+#: A tick that comes this late was no load: the process had been stopped.
+_ASLEEP_S = 5.0
+#: Pushes that wait for the loop, and their bytes, before publishers are
+#: told to slow down (Overloaded).
+MAX_EVENTS = 10_000
+MAX_EVENT_BYTES = 64 << 20
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
+
+
+class IOLoop:
+    """The manager of a process's sockets, in ws4py's sense of the word.
+
+    ``start`` and ``stop`` are the plugin's; a stopped one may be started
+    again.  Any thread: ``post``, ``flush_soon``, ``fan_out``, ``now``,
+    ``in_loop``, ``len()``.  The rest belongs to the loop's thread.
+    """
+
+    def __init__(self) -> None:
+        #: every adopted socket that is not closed
+        self.websockets: set[WebSocket] = set()
+        #: slow_readers, opened, closed, ...: for statistics
+        self.counters: Counter[str] = Counter()
+        #: when the process last woke from being stopped
+        self.awake_since = 0.0
+        #: asked whenever a call or a connection ends (``shutdown``)
+        self.on_progress: Callable[[], None] | None = None
+        #: what runs just now, for the log of slow callbacks
+        self.doing = ''
+        self.now: Callable[[], float] = time.monotonic
+        #: holds the nonblocking method that runs just now
+        self.cell = Cell()
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self._context = copy_context()
+        self._thread: threading.Thread | None = None
+        self._thread_id = 0
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._woken = False
+        self._posted: deque[tuple[Callable[..., object],
+                                  tuple[Any, ...]]] = deque()
+        self._to_flush: deque[WebSocket] = deque()
+        self._events: deque[tuple[Callable[[], Iterable[tuple[
+            WebSocket, bytes]]], int]] = deque()
+        self._event_bytes = 0
+        self._event_lock = threading.Lock()     # guards _event_bytes
+        self._wheel: dict[int, list[WebSocket]] = {}
+        self._tick = 0
+        self._ticked_at = 0.0
+
+    def __len__(self) -> int:
+        return len(self.websockets)
+
+    def __iter__(self) -> Any:
+        return iter(tuple(self.websockets))
+
+    def __contains__(self, websocket: object) -> bool:
+        return websocket in self.websockets
+
+    # -- life -------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the thread; returns when it runs."""
+        assert self._thread is None
+        self.loop = _new_loop()
+        ready = threading.Event()
+        self._thread = threading.Thread(
+            target=self._run, args=(ready,), name='wsrpc-io', daemon=True)
+        self._thread.start()
+        ready.wait()
+
+    def stop(self, timeout_s: float = 2.0) -> bool:
+        """End the thread; False if it did not end in time.
+
+        Sockets are no business of this: the plugin has closed them.
+        """
+        thread, loop = self._thread, self.loop
+        if thread is None or loop is None:
+            return True
+        self._call_threadsafe(loop.stop)
+        if not self.in_loop():
+            thread.join(timeout_s)
+        self._thread = None
+        return not thread.is_alive()
+
+    def in_loop(self) -> bool:
+        """Whether this is the loop's thread."""
+        return threading.get_ident() == self._thread_id
+
+    @property
+    def running(self) -> bool:
+        """Whether the thread takes what is posted."""
+        return self._thread is not None
+
+    def _run(self, ready: threading.Event) -> None:
+        loop = self.loop
+        assert loop is not None
+        asyncio.set_event_loop(loop)
+        self._thread_id = threading.get_ident()
+        blocking.guard = _refuse_to_wait
+        # Callbacks run in copies of this context, which share the cell:
+        # whoever runs a nonblocking method writes into it.
+        cell.set(self.cell)
+        self._context = copy_context()
+        enter_thread()
+        self._ticked_at = self.awake_since = self.now()
+        loop.call_soon(ready.set)
+        loop.call_later(TICK_S, self._on_tick)
+        try:
+            loop.run_forever()
+            self._cancel_tasks(loop)
+        finally:
+            leave_thread()
+            asyncio.set_event_loop(None)
+            loop.close()
+            self.loop = None
+            self._thread_id = 0
+            self._wheel.clear()
+
+    def _cancel_tasks(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Cancel what still runs at stop, and give it a moment to end."""
+        tasks = [task for task in self._tasks if not task.done()]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            loop.run_until_complete(asyncio.wait(tasks, timeout=0.5))
+
+    # -- from any thread --------------------------------------------------
+
+    def post(self, run: Callable[..., object], *args: Any) -> None:
+        """Have ``run(*args)`` called on the loop's thread, soon."""
+        self._posted.append((run, args))
+        self._wake()
+
+    def flush_soon(self, websocket: WebSocket) -> None:
+        """Have the loop send what stands in the socket's out-queue."""
+        self._to_flush.append(websocket)
+        self._wake()
+
+    def fan_out(self, targets: Callable[[], Iterable[tuple[
+            WebSocket, bytes]]], size: int) -> None:
+        """Have the loop queue a push; ``targets()`` says for whom what.
+
+        ``targets`` is called on the loop's thread and yields (socket,
+        frame); ``size`` is what the push counts for in the backlog, bytes.
+        Raises Overloaded when the loop is that far behind: the publisher
+        should pause, or drop.
+        """
+        with self._event_lock:
+            if (len(self._events) >= MAX_EVENTS
+                    or self._event_bytes + size > MAX_EVENT_BYTES):
+                raise Overloaded(
+                    f'{len(self._events)} pushes wait to be sent: publish '
+                    'less, or drop')
+            self._event_bytes += size
+            self._events.append((targets, size))
+        self._wake()
+
+    def _wake(self) -> None:
+        if not self._woken:
+            self._woken = True
+            self._call_threadsafe(self._on_wake)
+
+    def _call_threadsafe(self, run: Callable[[], object]) -> None:
+        loop = self.loop
+        if loop is None:
+            return
+        try:
+            # Without it, it would run in a copy of the caller's context.
+            loop.call_soon_threadsafe(run, context=self._context)
+        except RuntimeError:        # closed between the look and the call
+            log.debug('the loop has ended')
+
+    # -- on the loop's thread ---------------------------------------------
+
+    def _on_wake(self) -> None:
+        self._woken = False
+        posted = self._posted
+        while posted:
+            run, args = posted.popleft()
+            try:
+                run(*args)
+            except Exception:
+                log.exception('%r failed', run)
+        if self._events:
+            self._spread_events()
+        to_flush = self._to_flush
+        while to_flush:
+            self._guarded(to_flush.popleft(), 'flush')
+
+    def _spread_events(self) -> None:
+        """Queue all waiting pushes, then send once to each socket."""
+        touched: dict[WebSocket, None] = {}
+        events = self._events
+        while events:
+            with self._event_lock:
+                targets, size = events.popleft()
+                self._event_bytes -= size
+            for websocket, frame in targets():
+                if not websocket.server_terminated:
+                    websocket._out.append(frame)
+                    touched[websocket] = None
+        for websocket in touched:
+            self._guarded(websocket, 'flush')
+
+    def _guarded(self, websocket: WebSocket, name: str) -> None:
+        """Call a method of a socket; a fault in it ends it alone."""
+        try:
+            getattr(websocket, name)()
+        except Exception:
+            self.fail(websocket)
+
+    def fail(self, websocket: WebSocket) -> None:
+        """A fault of ours while serving a socket: log it, close it."""
+        limited(log, 'fault', logging.ERROR, '%r: closed after a fault of '
+                'cp_wsrpc', websocket, exc_info=True)
+        try:
+            websocket.abort(1011, 'internal error')
+        except Exception:
+            log.exception('%r could not be closed', websocket)
+
+    def adopt(self, websocket: WebSocket) -> None:
+        """Take a socket over, from the HTTP side.  Posted there."""
+        self.websockets.add(websocket)
+        self.counters['opened'] += 1
+        self._guarded(websocket, 'on_adopted')
+
+    def forget(self, websocket: WebSocket) -> None:
+        """A socket is closed."""
+        if websocket in self.websockets:
+            self.websockets.discard(websocket)
+            self.counters['closed'] += 1
+            self.note_progress()
+
+    def note_progress(self) -> None:
+        """A call or a connection has ended; any thread."""
+        look = self.on_progress
+        if look is not None:
+            self.post(look)
+
+    def watch_reads(self, websocket: WebSocket) -> None:
+        """Call ``on_readable`` whenever bytes have come."""
+        assert self.loop is not None
+        self.loop.add_reader(websocket.sock.fileno(), self._on_readable,
+                             websocket)
+
+    def unwatch_reads(self, websocket: WebSocket) -> None:
+        assert self.loop is not None
+        self.loop.remove_reader(websocket.sock.fileno())
+
+    def watch_writes(self, websocket: WebSocket) -> None:
+        """Call ``on_writable`` when the socket takes bytes again."""
+        assert self.loop is not None
+        self.loop.add_writer(websocket.sock.fileno(), self._guarded,
+                             websocket, 'on_writable')
+
+    def unwatch_writes(self, websocket: WebSocket) -> None:
+        assert self.loop is not None
+        self.loop.remove_writer(websocket.sock.fileno())
+
+    def call_soon(self, run: Callable[..., object], *args: Any) -> None:
+        """Call it in the next turn; only from the loop's thread."""
+        assert self.loop is not None
+        self.loop.call_soon(run, *args)
+
+    def spawn(self, coroutine: Coroutine[Any, Any, Any],
+              context: Context) -> asyncio.Task[Any]:
+        """Run an ``async def`` of the application."""
+        assert self.loop is not None
+        task = self.loop.create_task(coroutine, context=context)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _on_readable(self, websocket: WebSocket) -> None:
+        begun = self.now()
+        try:
+            websocket.on_readable()
+        except Exception:
+            self.fail(websocket)
+        self.note_time(begun)
+
+    def note_time(self, begun: float) -> None:
+        """Log it if what began then has held all sockets up."""
+        took = self.now() - begun
+        if took > SLOW_S:
+            limited(log, 'slow', logging.WARNING,
+                    '%s held the I/O loop for %.0f ms: while it runs, no '
+                    'socket is served; take nonblocking off, or await',
+                    self.doing or 'a message', took * 1000)
+        self.doing = ''
+
+    # -- time -------------------------------------------------------------
+
+    def schedule(self, websocket: WebSocket, when: float) -> None:
+        """Have ``on_timer`` called at ``when``, give or take a tick."""
+        tick = int(when / TICK_S) + 1
+        if websocket.timer_tick is not None \
+                and websocket.timer_tick <= tick:
+            return      # it will look before that, and ask again
+        websocket.timer_tick = tick
+        self._wheel.setdefault(tick, []).append(websocket)
+
+    def _on_tick(self) -> None:
+        assert self.loop is not None
+        self.loop.call_later(TICK_S, self._on_tick)
+        now = self.now()
+        if now - self._ticked_at > _ASLEEP_S:
+            log.warning('the process stood still for %.0f s',
+                        now - self._ticked_at)
+            self.awake_since = now
+        self._ticked_at = now
+        current = int(now / TICK_S)
+        if self._tick == 0:
+            self._tick = current - 1
+        # After a standstill there are fewer entries than ticks to walk.
+        due = (range(self._tick + 1, current + 1)
+               if current - self._tick < 1000
+               else sorted(t for t in self._wheel if t <= current))
+        for tick in due:
+            for websocket in self._wheel.pop(tick, ()):
+                self._look(websocket, tick, now)
+        self._tick = current
+
+    def _look(self, websocket: WebSocket, tick: int, now: float) -> None:
+        if websocket.timer_tick != tick:
+            return                  # it has moved to an earlier one
+        websocket.timer_tick = None
+        try:
+            due = websocket.on_timer(now)
+        except Exception:
+            self.fail(websocket)
+            return
+        if due is not None:
+            self.schedule(websocket, max(due, now))
+
+
+def _refuse_to_wait() -> Any:
+    raise WrongThread(
+        'result() would hold the I/O loop, for which it waits: use "await" '
+        'in async methods, callback= in nonblocking ones')

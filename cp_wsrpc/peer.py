@@ -1,0 +1,540 @@
+"""RPC on one socket.  Layer 4.
+
+``websocket`` + ``conversation`` + ``registry`` + ``workers``.  The way of a
+call through it, top to bottom::
+
+    on_items        frames' texts -> messages               loop's thread
+    _begin          message -> method, or an answer at once
+    _start          to the pool, the loop, or a task
+    (invocation)    the method -> the reply's text          the method's
+    complete        the text -> the out-queue               the method's
+    (websocket)     flush: one send for all that is ready   loop's thread
+
+and of a call of the client: ``call`` -> out-queue; its answer comes in by
+``on_items`` and settles the ``PendingReply``.
+"""
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ws4py.messaging import BinaryMessage
+
+from . import framing, services
+from .conversation import Conversation, PendingReply, server_ids
+from .dialects import DIALECTS, JSONRPC, Bad, Batch, Dialect, decode
+from .errors import (Busy, CloseCode, ConnectionLostError, GoingAway,
+                     InvalidRequest, MessageTooBig, MethodNotFound,
+                     Unauthorized)
+from .exposure import kind_of, make_route
+from .host_serving import surroundings_of
+from .invocation import (fail, report, run_as_task, run_on_loop,
+                         run_on_worker)
+from .logs import escape, limited
+from .messages import NO_ID, Call, Failure, Result
+from .websocket import State, WebSocket
+from .workers import Lane, Turn
+
+if TYPE_CHECKING:
+    from .registry import Method
+
+__all__ = ['Peer']
+
+log = logging.getLogger('cp_wsrpc.peer')
+
+
+class _Seat:
+    """A Route's instance of this connection, and whose turn it is."""
+
+    __slots__ = ('instance', 'turn')
+
+    def __init__(self) -> None:
+        self.instance: Any = None
+        self.turn = Turn()
+
+
+class _BatchReply:
+    """The array that answers a batch, until its last item is there.
+
+    ``_lock`` guards the rest: items end on different threads.
+    """
+
+    __slots__ = ('_left', '_lock', '_texts')
+
+    def __init__(self, expected: int) -> None:
+        self._lock = threading.Lock()
+        self._left = expected
+        self._texts: list[bytes] = []
+
+    def add(self, text: bytes) -> bytes | None:
+        """Take one item's reply; the whole array with the last one."""
+        with self._lock:
+            self._texts.append(text)
+            self._left -= 1
+            if self._left:
+                return None
+        return b'[' + b','.join(self._texts) + b']'
+
+
+class Peer(WebSocket):
+    """The other end of one RPC connection: ``cp_wsrpc.connection``.
+
+    It may be kept and used from any thread: ``call``, ``notify``,
+    ``close``, ``on_close``, ``is_closed``, ``id``, ``remote``, ``user``,
+    ``data``.  The rest belongs to the package.
+    """
+
+    def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        #: for the application: what it wants to remember of this peer
+        self.data: dict[Any, Any] = {}
+        self.dialect: Dialect = JSONRPC
+        self.conversation = Conversation()
+        self.topics: set[str] = set()       # loop's thread
+        self.heard: set[str] = set()        # loop's thread
+        self._seats: dict[type, _Seat] = {}     # loop's thread adds
+        self._tasks = 0                     # async calls that run
+        self._held: list[Call] | None = None    # until opened() has run
+        self._async_waiting: list[Call] = []
+        # Guards _on_close and _closing_code against a late on_close().
+        self._close_lock = threading.Lock()
+        self._on_close: list[Callable[[int, str], object]] = []
+        self._closed_with: tuple[int, str] | None = None
+
+    def attach(self, endpoint: Any, handshake: Any, hub: Any, strand: Any,
+               id: str) -> None:
+        super().attach(endpoint, handshake, hub, strand, id)
+        options = endpoint.options
+        self.lane = Lane(hub.pool, options.max_calls_per_connection,
+                         options.max_waiting_per_connection)
+        self._methods = endpoint.registry
+        self._max_in_flight = (options.max_calls_per_connection
+                               + options.max_waiting_per_connection)
+        self.dialect = DIALECTS.get(handshake.subprotocol or '',
+                                    DIALECTS[options.dialect])
+
+    # -- for applications: any thread --------------------------------------
+
+    def call(self, name: str, /, *args: Any, timeout: float | None = 30.0,
+             callback: Callable[[PendingReply], object] | None = None,
+             **kwargs: Any) -> PendingReply:
+        """Call a function of the client; the reply that is to come.
+
+        ``args`` or ``kwargs``, not both: ``call('ask', 'Sure?')``,
+        ``call('resize', width=3)``.  ``timeout``: seconds until it fails
+        with CallTimeout; None: only with the connection.  ``callback``:
+        called with the reply, settled, on the pool.
+
+        Raises ConnectionLostError, Busy (1 024 calls wait for this
+        client), MessageTooBig, and TypeError for what is not JSON.
+        """
+        reply = self.conversation.open_call(name, timeout)
+        try:
+            frame = self._frame_of_call(reply.id, name, args, kwargs)
+        except BaseException:
+            self.conversation.abandon(reply)
+            raise
+        if callback is not None:
+            run = callback
+            reply.watch(lambda reply: self.strand.post(
+                self.run_callback, name, run, reply))
+        self.enqueue(frame)
+        if reply.deadline is not None:
+            self.io.post(self._note_deadline, reply.deadline)
+        return reply
+
+    def notify(self, name: str, /, *args: Any, **kwargs: Any) -> None:
+        """Call a function of the client; whatever it answers, unheard.
+
+        Raises MessageTooBig, and TypeError for what is not JSON.  On a
+        closed connection it does nothing.
+        """
+        self.enqueue(self._frame_of_call(
+            NO_ID if self.dialect.has_notifications else next(server_ids),
+            name, args, kwargs))
+
+    def on_close(self, function: Callable[[int, str], object]) -> None:
+        """Have ``function(code, reason)`` called when it is closed.
+
+        On the pool, in the order of registration; at once if it is closed
+        already.
+        """
+        with self._close_lock:
+            if self._closed_with is None:
+                self._on_close.append(function)
+                return
+            ending = self._closed_with
+        self.strand.post(self.run_callback, 'on_close', function, *ending)
+
+    def _frame_of_call(self, id: Any, name: str, args: tuple[Any, ...],
+                       kwargs: dict[str, Any]) -> bytes:
+        text = self.dialect.encode_call(id, name, args, kwargs)
+        limit = self.endpoint.options.out_max_bytes
+        if len(text) > limit:
+            raise MessageTooBig(f'{len(text)} bytes in a call of {name}(); '
+                                f'out_max_bytes is {limit}')
+        return framing.text_frame(text)
+
+    def run_callback(self, what: str, function: Callable[..., object],
+                     *args: Any) -> None:
+        """Call a function of the application's; log what it raises."""
+        try:
+            function(*args)
+        except BaseException as error:
+            report(self, what, error)
+
+    # -- inwards: the loop's thread ----------------------------------------
+
+    def on_items(self, items: list[Any]) -> None:
+        options = self.endpoint.options
+        max_depth, max_batch = options.max_depth, options.max_batch
+        for item in items:
+            if type(item) is bytes:
+                self._messages_in += 1
+                message = decode(item, max_depth, max_batch)
+                if type(message) is Call:
+                    self.dialect = message.dialect
+                    self._begin(message)
+                else:
+                    self._on_message(message)
+            elif isinstance(item, BinaryMessage):
+                self._fail(CloseCode.UNSUPPORTED,
+                           'binary messages are not used here')
+            else:
+                self.on_control(item)
+            if self.state is not State.OPEN:
+                break
+
+    def _on_message(self, message: Any) -> None:
+        """Anything but a call by itself."""
+        kind = type(message)
+        if kind is Result or kind is Failure:
+            self._settle(message)
+        elif kind is Batch:
+            self.dialect = JSONRPC
+            self._begin_batch(message.items)
+        else:
+            self._send_text(self._text_of_bad(message))
+
+    def _settle(self, message: Result | Failure) -> None:
+        if isinstance(message, Failure) and message.error.stack:
+            limited(log, 'remote', logging.WARNING,
+                    '%s: the client raised %s\n%s', self.id,
+                    escape(message.error), '\n'.join(
+                        escape(line) for line in
+                        message.error.stack.splitlines()[:40]))
+        if not self.conversation.settle(message):
+            self.io.counters['ignored_replies'] += 1
+
+    def _begin_batch(self, items: list[Any]) -> None:
+        expected = sum(type(item) is Bad or (
+            type(item) is Call and item.id is not NO_ID) for item in items)
+        reply = _BatchReply(expected)
+        for item in items:
+            if type(item) is Call:
+                item.batch = reply
+                self._begin(item)
+            elif type(item) is Bad:
+                text = reply.add(self._text_of_bad(item))
+                if text is not None:
+                    self._send_text(text)
+            else:
+                self._settle(item)
+
+    def _text_of_bad(self, bad: Bad) -> bytes:
+        self.io.counters['bad_messages'] += 1
+        error = bad.error
+        return (bad.dialect or JSONRPC).encode_failure(
+            bad.id, error.code, error.message, error.data)
+
+    def _begin(self, call: Call) -> None:
+        """Find the method of a call and start it, or say why not."""
+        call.connection = self
+        if self._held is not None:
+            self._hold(call)
+            return
+        method = self._methods.get(call.name)
+        running = self.conversation.running
+        key = call if call.id is NO_ID else call.id
+        if key in running:
+            self._refuse_duplicate(call)
+            return
+        running[key] = call
+        if self.hub.draining:
+            self._refuse(call, GoingAway())
+        elif len(running) > self._max_in_flight:
+            self._refuse(call, Busy(
+                f'{self._max_in_flight} calls of this connection are '
+                'under way'))
+        elif method is None:
+            if services.is_service(call.name):
+                services.serve(self, call)
+            else:
+                self._refuse(call, MethodNotFound())
+        else:
+            call.method = method
+            call.arrived = self._last_read
+            if method.timeout_s:
+                call.deadline = self._last_read + method.timeout_s
+            if method.route is not None:
+                self._queue_for_route(call)
+            else:
+                self._start(call)
+
+    def _refuse(self, call: Call, error: Exception) -> None:
+        self.complete(call, fail(call, error))
+
+    def _refuse_duplicate(self, call: Call) -> None:
+        error = InvalidRequest('a call with this id is still running')
+        text = call.dialect.encode_failure(
+            None, error.code, error.message, {'executed': False})
+        if call.batch is not None:
+            whole = call.batch.add(text)
+            if whole is None:
+                return
+            text = whole
+        self._send_text(text)
+
+    def _hold(self, call: Call) -> None:
+        """Keep a call until ``tools.wsrpc.opened`` has run."""
+        assert self._held is not None
+        if len(self._held) < self._max_in_flight:
+            self._held.append(call)
+        else:
+            self.conversation.running[
+                call if call.id is NO_ID else call.id] = call
+            self._refuse(call, Busy())
+
+    # -- to the method -----------------------------------------------------
+
+    def _start(self, call: Call) -> None:
+        """Give a call to the thread of its method.  The loop's thread."""
+        method: Method = call.method
+        if method.kind == 'pool':
+            if not self.lane.submit(run_on_worker, call):
+                self._refuse_start(call)
+            return
+        try:
+            if self.handshake.bound:
+                self._check_user()
+            call.args, call.kwargs = method.bind(call.params)
+            authorize = method.authorize or self.endpoint.options.authorize
+            if authorize is not None:
+                if kind_of(authorize) != 'nonblocking':
+                    self._authorize_first(call, authorize)
+                    return
+                if not authorize(call):
+                    raise MethodNotFound()
+        except BaseException as error:
+            self.end_turn(call)
+            self.complete(call, fail(call, error))
+            return
+        self._start_here(call)
+
+    def _start_here(self, call: Call) -> None:
+        """Run a nonblocking or async method; all checks are passed."""
+        if call.method.kind == 'nonblocking':
+            mine = self.io.cell
+            self.io.doing = call.name
+            mine.call = call
+            text = run_on_loop(call)
+            mine.call = None
+            self.end_turn(call)
+            if text is not None:
+                self.complete(call, text)
+        elif self._tasks < self.endpoint.options.max_calls_per_connection:
+            self._tasks += 1
+            run_as_task(call, self._task_done)
+        else:
+            self._async_waiting.append(call)
+
+    def _task_done(self, call: Call) -> None:
+        self._tasks -= 1
+        self.end_turn(call)
+        if self._async_waiting:
+            self._start_here(self._async_waiting.pop(0))
+
+    def _authorize_first(self, call: Call, authorize: Any) -> None:
+        """Ask on the pool whether an async method may be called."""
+        def ask(call: Call) -> None:
+            try:
+                if not authorize(call):
+                    raise MethodNotFound()
+            except BaseException as error:
+                self.end_turn(call)
+                self.complete(call, fail(call, error))
+            else:
+                self.io.post(self._start_here, call)
+
+        if not self.lane.submit(ask, call):
+            self._refuse_start(call)
+
+    def _refuse_start(self, call: Call) -> None:
+        self.end_turn(call)
+        self.complete(call, fail(call, Busy()))
+
+    def submit(self, run: Callable[[Any], object], call: Call) -> None:
+        """Have a service's part run on the pool; Busy if that is full."""
+        if not self.lane.submit(run, call):
+            raise Busy()
+
+    def _check_user(self) -> None:
+        key = self.handshake.session_key
+        if key.in_memory and not key.exists():
+            self.lose_user()
+            raise Unauthorized('the session has ended: sign in again')
+
+    def lose_user(self) -> None:
+        """The session has gone, and with it the right to be here."""
+        self.close(CloseCode.UNAUTHORIZED, 'the session has ended')
+
+    # -- Routes ------------------------------------------------------------
+
+    def _queue_for_route(self, call: Call) -> None:
+        seat = self._seats.get(call.method.route)
+        if seat is None:
+            seat = self._seats[call.method.route] = _Seat()
+        surroundings_of(call).turn = seat.turn
+        entered = seat.turn.enter(
+            self._start_in_turn, call,
+            self.endpoint.options.max_waiting_per_connection)
+        if entered:
+            self._start(call)
+        elif entered is None:
+            call.scope.turn = None
+            self.complete(call, fail(call, Busy()))
+
+    def _start_in_turn(self, call: Call) -> None:
+        """Its turn has come; called by whoever gave it up."""
+        self.io.post(self._start, call)
+
+    def end_turn(self, call: Call) -> None:
+        """Its method has returned: whoever is next on the Route."""
+        if call.scope is not None and call.scope.turn is not None:
+            turn, call.scope.turn = call.scope.turn, None
+            turn.leave()
+
+    def route_instance(self, route: Any) -> Any:
+        """The connection's instance of a Route; made at its first call.
+
+        For the thread that has the Route's turn.
+        """
+        seat = self._seats[route]
+        if seat.instance is None:
+            seat.instance = make_route(route, self)
+        return seat.instance
+
+    # -- outwards ----------------------------------------------------------
+
+    def complete(self, call: Call, text: bytes) -> None:
+        """A call is over: send its reply.  Any thread, once a call."""
+        id = call.id
+        self.conversation.running.pop(call if id is NO_ID else id, None)
+        if id is not NO_ID:
+            if call.batch is None:
+                self.enqueue(framing.text_frame(text))
+            else:
+                whole = call.batch.add(text)
+                if whole is not None:
+                    self.enqueue(framing.text_frame(whole))
+        if self.hub.draining:
+            self.io.note_progress()
+
+    def complete_on_worker(self, call: Call, text: bytes) -> None:
+        """The same, from the worker that ran it, by the short way.
+
+        When no other call of the connection is under way, no later reply
+        could be joined with this one: it is sent from here.
+        """
+        running = self.conversation.running
+        self.end_turn(call)
+        if (len(running) > 1 or call.id is NO_ID or call.batch is not None
+                or self.hub.draining):
+            self.complete(call, text)
+        else:
+            running.pop(call.id, None)
+            self.send_alone(framing.text_frame(text))
+
+    def _send_text(self, text: bytes) -> None:
+        self.enqueue(framing.text_frame(text))
+
+    def subscribe(self, topic: str) -> str:
+        """Join a topic; the subscription's id.  The loop's thread."""
+        return self.hub.broker.subscribe(
+            self, topic, self.endpoint.options.max_subscriptions)
+
+    def listen(self, name: str) -> None:
+        """Join a topic as npm rpc-websockets does (``rpc.on``)."""
+        self.hub.broker.listen(
+            self, name, self.endpoint.options.max_subscriptions)
+
+    # -- life: the loop's thread -------------------------------------------
+
+    def on_opened(self) -> None:
+        log.info('%s %s opened: %s', self.id, self.remote,
+                 self.endpoint.url_path)
+        if self.endpoint.options.opened is not None:
+            self._held = []
+            self.strand.post(self._run_opened)
+
+    def _run_opened(self) -> None:
+        opened = self.endpoint.options.opened
+        assert opened is not None
+        self.run_callback('opened', opened, self)
+        self.io.post(self._release_held)
+
+    def _release_held(self) -> None:
+        held, self._held = self._held or [], None
+        for call in held:
+            if self.state is State.OPEN:
+                self._begin(call)
+
+    def on_ended(self, code: int, reason: str) -> None:
+        """Fail what waits, forget what waits for the pool, tell all."""
+        self.conversation.close(ConnectionLostError(
+            f'the connection was closed ({code}'
+            f'{": " + reason if reason else ""})'))
+        self.hub.broker.leave(self)
+        for call in self.lane.clear():
+            self.end_turn(call)
+            self.conversation.running.pop(
+                call if call.id is NO_ID else call.id, None)
+        self._held = None
+        with self._close_lock:
+            self._closed_with = (code, reason)
+            on_close, self._on_close = self._on_close, []
+        for function in on_close:
+            self.strand.post(self.run_callback, 'on_close', function,
+                             code, reason)
+        for seat in self._seats.values():
+            self.strand.post(self._close_route, seat)
+
+    def _close_route(self, seat: _Seat) -> None:
+        if seat.instance is not None:
+            self.run_callback(f'{type(seat.instance).__name__}.closed',
+                              seat.instance.closed)
+
+    def on_timer(self, now: float) -> float | None:
+        due = super().on_timer(now)
+        nearest = self.conversation.expire(now)
+        if due is None or nearest is None:
+            return due if nearest is None else nearest
+        return min(due, nearest)
+
+    def _note_deadline(self, deadline: float) -> None:
+        if self.state is not State.CLOSED:
+            self.io.schedule(self, deadline)
+
+    def drain(self) -> None:
+        """The engine stops: calls not yet begun are answered so."""
+        for call in self.lane.clear():
+            self.end_turn(call)
+            self._refuse(call, GoingAway())
+        waiting, self._async_waiting = self._async_waiting, []
+        for call in waiting:
+            self.end_turn(call)
+            self._refuse(call, GoingAway())
+
+

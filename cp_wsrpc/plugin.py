@@ -1,0 +1,328 @@
+"""The engine plugin, and the wiring: how all is put together.  Layer 5.
+
+``cherrypy.engine.wsrpc`` is the one :class:`WsrpcPlugin` of a process.  It
+owns
+
+* the I/O loop (``ioloop``), the pool (``workers``) and the broker, which
+  all sockets share as a ``hub``;
+* the endpoints, found in ``cherrypy.tree`` when the engine starts;
+* the bus channels ``handle-websocket`` and ``websocket-broadcast`` of
+  ws4py, and ``wsrpc-publish`` and ``wsrpc-broadcast``.
+
+::
+
+    tool.start_handler -> make_websocket -> 'handle-websocket' -> ioloop
+    publish()   -> broker.publish -> backend -> ioloop.fan_out -> sockets
+    broadcast() -> one frame a dialect        -> ioloop.fan_out -> sockets
+
+The engine's ``stop`` has it drain before the HTTP server stops (bus
+priority 20, the server's is 25): handlers that wait for a client are set
+free before HTTP waits for them (pitfalls 26).
+"""
+from __future__ import annotations
+
+import itertools
+import logging
+import resource
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import cherrypy
+from ws4py.messaging import Message
+from ws4py.server.cherrypyserver import WebSocketPlugin
+
+from . import framing
+from .broker import Broker, MemoryBackend, Position
+from .conversation import server_ids
+from .dialects import JSONRPC, Dialect
+from .endpoint import Endpoint, find_endpoints, place_of
+from .errors import CloseCode, ConfigError, MessageTooBig
+from .host_serving import Handshake
+from .hub import Hub, Timing
+from .invocation import enter_worker, leave_worker
+from .ioloop import IOLoop
+from .messages import NO_ID
+from .peer import Peer
+from .shutdown import shut_down
+from .websocket import State, WebSocket
+from .workers import Strand, WorkerPool
+
+__all__ = ['WsrpcPlugin']
+
+log = logging.getLogger('cp_wsrpc.plugin')
+
+#: One message of a broadcast.
+MAX_BROADCAST_BYTES = 4 << 20
+
+
+class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
+    """``cherrypy.engine.wsrpc``; its options are set as ``engine.wsrpc.*``.
+
+    ``thread_pool``       threads that run methods (10)
+    ``max_connections``   sockets at a time; None: the fd limit less 200
+    ``ping_interval_s``, ``ping_timeout_s``, ``write_stall_s``,
+    ``drain_timeout_s``   see :class:`cp_wsrpc.hub.Timing`
+    ``broker``            ``'memory'``
+
+    Config is applied before the engine starts and may be applied again:
+    options are plain attributes, read at ``start``.
+    """
+
+    def __init__(self, bus: Any) -> None:
+        # Not ws4py's constructor: it makes a manager with a thread that
+        # can be started once only (pitfalls 25).
+        self.bus = bus
+        self.thread_pool = 10
+        self.max_connections: int | None = None
+        self.ping_interval_s = Timing.ping_interval_s
+        self.ping_timeout_s = Timing.ping_timeout_s
+        self.write_stall_s = Timing.write_stall_s
+        self.drain_timeout_s = Timing.drain_timeout_s
+        self.broker = 'memory'
+        #: set when the engine begins to stop; long methods may look at it
+        self.stopping = threading.Event()
+        self.stopping.set()
+        self.hub: Hub | None = None
+        #: ws4py's name for what has the sockets
+        self.manager = IOLoop()
+        self._ids = itertools.count(1)
+        # Guards _endpoints, which handshakes fill for trees mounted late.
+        self._lock = threading.Lock()
+        self._endpoints: dict[tuple[int, str], Endpoint] = {}
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _POSITIVE and value is not None:
+            if isinstance(value, bool) or not isinstance(
+                    value, (int, float)) or value <= 0:
+                raise ConfigError(f'engine.wsrpc.{name} must be a number '
+                                  f'above 0, not {value!r}')
+        super().__setattr__(name, value)
+
+    # -- life: the engine's thread -----------------------------------------
+
+    def subscribe(self) -> None:
+        """Take part in the engine's life.  Done once, at import."""
+        # Not SimplePlugin's way: it would subscribe every method that
+        # happens to be named like a channel (pitfalls 27).
+        # When all else has started (sessions' cleaners, the application's
+        # own plugins), but before the HTTP server, which starts at 75.
+        self.bus.subscribe('start', self.start, priority=70)
+        self.bus.subscribe('stop', self.stop, priority=20)
+        self.bus.subscribe('graceful', self.graceful)
+
+    def unsubscribe(self) -> None:
+        self.bus.unsubscribe('start', self.start)
+        self.bus.unsubscribe('stop', self.stop)
+        self.bus.unsubscribe('graceful', self.graceful)
+
+    def start(self) -> None:
+        """Find the endpoints and start the threads."""
+        self._find_endpoints()
+        io = self.manager
+        pool = WorkerPool(self.thread_pool, on_thread_start=enter_worker,
+                          on_thread_stop=leave_worker)
+        self.hub = Hub(io, pool, Broker(self._make_backend(), io.fan_out),
+                       Timing(self.ping_interval_s, self.ping_timeout_s,
+                              self.write_stall_s, self.drain_timeout_s))
+        pool.start()
+        io.start()
+        self.stopping.clear()
+        for channel, listener in self._channels().items():
+            self.bus.subscribe(channel, listener)
+        self.bus.log(f'WebSocket loop started, {self.thread_pool} workers')
+
+    def stop(self) -> None:
+        """Drain, close all sockets, end the threads; at most 14 s.
+
+        When an async method stops the engine, this *is* the loop's thread:
+        the rest is done by one that the engine waits for at its end.
+        """
+        if self.hub is None or self.stopping.is_set():
+            return
+        self.stopping.set()
+        for channel, listener in self._channels().items():
+            self.bus.unsubscribe(channel, listener)
+        if self.manager.in_loop():
+            threading.Thread(target=self._stop, name='wsrpc-stop').start()
+        else:
+            self._stop()
+
+    def _stop(self) -> None:
+        hub = self.hub
+        assert hub is not None
+        self.bus.log(f'Closing {len(self.manager)} WebSockets')
+        if self.bus.execv:
+            shut_down(hub, CloseCode.RESTART, 'restarting')
+        else:
+            shut_down(hub, CloseCode.GOING_AWAY, 'going away')
+        if not hub.io.stop():
+            log.error('the I/O loop did not end: a method holds it')
+        hub.pool.stop()
+        self.hub = None
+        self.bus.log('WebSocket loop stopped')
+
+    def graceful(self) -> None:
+        """Look at the configuration again; sockets stay."""
+        if self.hub is not None:
+            self.hub.pool.refresh()
+            self._find_endpoints()
+
+    def _channels(self) -> dict[str, Callable[..., Any]]:
+        return {'handle-websocket': self.handle,
+                'websocket-broadcast': self.broadcast_raw,
+                'wsrpc-publish': self.publish,
+                'wsrpc-broadcast': self.broadcast}
+
+    def _make_backend(self) -> MemoryBackend:
+        if self.broker != 'memory':
+            raise ConfigError(f'engine.wsrpc.broker = {self.broker!r}: '
+                              "only 'memory' is known")
+        return MemoryBackend()
+
+    # -- endpoints and handshakes: HTTP workers ----------------------------
+
+    def _find_endpoints(self) -> None:
+        endpoints = find_endpoints(cherrypy.tree)
+        with self._lock:
+            self._endpoints = {(id(endpoint.app), endpoint.path): endpoint
+                               for endpoint in endpoints}
+        for endpoint in endpoints:
+            for line in endpoint.start_lines():
+                self.bus.log(line)
+
+    def endpoint_for(self, request: Any) -> Endpoint:
+        """The endpoint of a request; made now if its tree came late."""
+        place = place_of(request.app, request.path_info)
+        assert place is not None
+        key = (id(request.app), place.path)
+        with self._lock:
+            endpoint = self._endpoints.get(key)
+        if endpoint is None:
+            endpoint = Endpoint.build(request.app, place.path)
+            for line in endpoint.start_lines():
+                self.bus.log(line)
+            with self._lock:
+                endpoint = self._endpoints.setdefault(key, endpoint)
+        return endpoint
+
+    def refuse_reason(self) -> str | None:
+        """Why no handshake is taken just now (503); None: it is."""
+        if self.stopping.is_set():
+            return 'this server is stopping, or has not started yet'
+        limit = self.max_connections or _default_max_connections()
+        if len(self.manager) >= limit:
+            return (f'{limit} connections are open, the limit of '
+                    'engine.wsrpc.max_connections')
+        return None
+
+    def make_websocket(self, endpoint: Endpoint, sock: Any,
+                       handshake: Handshake) -> WebSocket:
+        """The object of a connection whose 101 has been sent."""
+        hub = self.hub
+        if hub is None:
+            raise RuntimeError('the engine has stopped')
+        protocols = ([handshake.subprotocol] if handshake.subprotocol
+                     else [])
+        handler_cls = endpoint.options.handler_cls
+        websocket: WebSocket
+        if handler_cls is None:
+            websocket = Peer(sock, protocols)
+        else:
+            websocket = handler_cls(sock, protocols, None,
+                                    handshake.environ())
+        websocket.attach(endpoint, handshake, hub, Strand(hub.pool),
+                         f'#{next(self._ids)}')
+        return websocket
+
+    def handle(self, ws_handler: Any, peer_addr: Any = None) -> None:
+        """Have the loop take a socket over ('handle-websocket')."""
+        self.manager.post(self.manager.adopt, ws_handler)
+
+    # -- pushes: any thread ------------------------------------------------
+
+    def publish(self, topic: str, data: Any) -> Position | None:
+        """Send ``data`` to all who subscribed; see ``cp_wsrpc.publish``."""
+        hub = self.hub
+        if hub is None:
+            log.debug('publish(%r) while the engine does not run', topic)
+            return None
+        return hub.broker.publish(topic, data)
+
+    def broadcast(self, name: str, *args: Any, endpoint: str | None = None,
+                  user: Any = None) -> None:
+        """Call a function of all clients; see ``cp_wsrpc.broadcast``."""
+        if self.hub is None:
+            log.debug('broadcast(%r) while the engine does not run', name)
+            return
+        frames: dict[Dialect, bytes] = {}
+
+        def frame_for(dialect: Dialect) -> bytes:
+            frame = frames.get(dialect)
+            if frame is None:
+                id = NO_ID if dialect.has_notifications else next(server_ids)
+                frame = frames[dialect] = framing.text_frame(
+                    dialect.encode_call(id, name, args))
+            return frame
+
+        # Encoded here for most peers, so that what is no JSON is told to
+        # the caller, not to the log.
+        size = len(frame_for(JSONRPC))
+        if size > MAX_BROADCAST_BYTES:
+            raise MessageTooBig(f'{size} bytes in one broadcast; '
+                                f'{MAX_BROADCAST_BYTES} are allowed')
+        self.manager.fan_out(
+            lambda: ((peer, frame_for(peer.dialect))
+                     for peer in self._peers(endpoint, user)), size)
+
+    def broadcast_raw(self, message: Any, binary: bool = False) -> None:
+        """Send a raw message to the sockets of plain handlers.
+
+        ws4py's 'websocket-broadcast'.  RPC peers could not parse it.
+        """
+        if isinstance(message, Message):
+            frame = message.single()
+        else:
+            payload = (message.encode() if isinstance(message, str)
+                       else bytes(message))
+            frame = framing.frame(
+                framing.BINARY if binary else framing.TEXT, payload)
+        if self.hub is not None:
+            self.manager.fan_out(
+                lambda: ((websocket, frame) for websocket in self.manager
+                         if not isinstance(websocket, Peer)), len(frame))
+
+    def connections(self, endpoint: str | None = None,
+                    user: Any = None) -> list[WebSocket]:
+        """The open connections; see ``cp_wsrpc.connections``."""
+        if endpoint is None:
+            return list(self._peers(None, user))
+        return [websocket for websocket in self.manager
+                if _is_of(websocket, endpoint, user)]
+
+    def _peers(self, endpoint: str | None, user: Any) -> Iterator[Peer]:
+        for websocket in self.manager:
+            if isinstance(websocket, Peer) and _is_of(websocket, endpoint,
+                                                      user):
+                yield websocket
+
+
+def _is_of(websocket: WebSocket, endpoint: str | None, user: Any) -> bool:
+    return (websocket.state is State.OPEN
+            and (endpoint is None or websocket.endpoint.url_path
+                 == (endpoint.rstrip('/') or '/'))
+            and (user is None or websocket.user == user))
+
+
+def _default_max_connections() -> int:
+    """The process's limit of open files, less 200 for all else."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return 100_000
+    return max(16, soft - 200)
+
+
+#: Options that are numbers above 0 (or None: the default).
+_POSITIVE = frozenset({
+    'thread_pool', 'max_connections', 'ping_interval_s', 'ping_timeout_s',
+    'write_stall_s', 'drain_timeout_s'})

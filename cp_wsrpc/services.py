@@ -1,0 +1,205 @@
+"""The methods whose names begin with ``rpc.``.  Layer 3.
+
+protocol.md, 2: every RPC endpoint has them, and no controller can define
+or shadow one.
+
+====================  ===================  ==========================
+``rpc.subscribe``     ``[topic]``          the subscription's id
+``rpc.unsubscribe``   ``[id]``             true; false: unknown id
+``rpc.publish``       ``{topic, data}``    ``{epoch, offset}`` or null
+``rpc.ping``          anything             the same
+``rpc.on``            ``[name, ...]``      ``{name: 'ok'}``
+``rpc.off``           ``[name, ...]``      ``{name: 'ok'}``
+====================  ===================  ==========================
+
+:func:`serve` runs on the loop's thread.  What asks the application (who
+may subscribe or publish) goes to the pool unless it is marked nonblocking,
+and comes back to the loop to join the topic; so the reply of a subscribe
+stands in the out-queue before the topic's first event.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from .errors import (InvalidParams, InvalidRequest, MethodNotFound, RPCError,
+                     TopicRefused)
+from .exposure import kind_of
+from .invocation import fail
+
+if TYPE_CHECKING:
+    from .messages import Call
+    from .peer import Peer
+
+__all__ = ['is_service', 'serve']
+
+MAX_TOPIC_CHARS = 200
+
+
+def is_service(name: str) -> bool:
+    """Whether a name belongs to the protocol (also one not defined)."""
+    return name.startswith(('rpc.', '$/'))
+
+
+def serve(peer: Peer, call: Call) -> None:
+    """Answer a call of a reserved name.  On the loop's thread."""
+    service = _SERVICES.get(call.name)
+    try:
+        if service is None:
+            raise MethodNotFound()
+        service(peer, call)
+    except Exception as error:
+        peer.complete(call, fail(call, error))
+
+
+def _ping(peer: Peer, call: Call) -> None:
+    value = msgspec.Raw(call.params) if call.params else None
+    _return(peer, call, value)
+
+
+def _subscribe(peer: Peer, call: Call) -> None:
+    topic = _read_topic(call)
+    rules = peer.endpoint.options.subscribe
+    _ask(peer, call, rules.find(topic), [topic],
+         lambda: _return(peer, call, peer.subscribe(topic)))
+
+
+def _unsubscribe(peer: Peer, call: Call) -> None:
+    params = _decode(call, list[str], '[id]')
+    if len(params) != 1:
+        raise InvalidParams('rpc.unsubscribe takes [id]')
+    _return(peer, call, peer.hub.broker.unsubscribe(peer, params[0]))
+
+
+def _publish(peer: Peer, call: Call) -> None:
+    params = _decode(call, _Publication, '{"topic": ..., "data": ...}')
+    rule = peer.endpoint.options.publish.find(params.topic)
+    if rule is None:
+        raise TopicRefused()
+
+    def publish(_: Any) -> None:
+        # On the pool whatever the rule: a broker may have to be waited
+        # for.
+        try:
+            if rule is not True and not rule(peer, params.topic):
+                raise TopicRefused()
+            position = peer.hub.broker.publish(params.topic, params.data)
+            text = call.dialect.encode_result(
+                call.id, position._asdict() if position else None)
+        except BaseException as error:
+            text = fail(call, error)
+        peer.complete(call, text)
+
+    peer.submit(publish, call)
+
+
+def _on(peer: Peer, call: Call) -> None:
+    names = _read_names(call)
+    rules = peer.endpoint.options.subscribe
+    remaining = list(names)
+
+    def join() -> None:
+        for name in names:
+            peer.listen(name)
+        _return(peer, call, dict.fromkeys(names, 'ok'))
+
+    def ask_next() -> None:
+        if not remaining:
+            join()
+            return
+        name = remaining.pop()
+        _ask(peer, call, rules.find(name), [name], ask_next)
+
+    ask_next()
+
+
+def _off(peer: Peer, call: Call) -> None:
+    names = _read_names(call)
+    _return(peer, call, {
+        name: 'ok' if peer.hub.broker.unlisten(peer, name)
+        else 'provided event is not subscribed' for name in names})
+
+
+_SERVICES: dict[str, Callable[[Peer, Call], None]] = {
+    'rpc.ping': _ping, 'rpc.subscribe': _subscribe,
+    'rpc.unsubscribe': _unsubscribe, 'rpc.publish': _publish,
+    'rpc.on': _on, 'rpc.off': _off}
+
+
+class _Publication(msgspec.Struct):
+    topic: str
+    data: msgspec.Raw
+
+
+def _return(peer: Peer, call: Call, value: Any) -> None:
+    peer.complete(call, call.dialect.encode_result(call.id, value))
+
+
+def _ask(peer: Peer, call: Call, rule: Any, args: list[str],
+         granted: Callable[[], None]) -> None:
+    """Call ``granted`` on the loop if the rule lets this peer in."""
+    if rule is None:
+        raise TopicRefused()
+    if rule is True:
+        granted()
+        return
+
+    def on_loop(allowed: Any) -> None:
+        try:
+            if not allowed:
+                raise TopicRefused()
+            granted()
+        except Exception as error:
+            peer.complete(call, fail(call, error))
+
+    if kind_of(rule) == 'nonblocking':
+        on_loop(rule(peer, *args))
+        return
+
+    def on_pool(_: Any) -> None:
+        try:
+            allowed = rule(peer, *args)
+        except BaseException as error:
+            peer.complete(call, fail(call, error))
+        else:
+            peer.io.post(on_loop, allowed)
+
+    peer.submit(on_pool, call)
+
+
+def _read_topic(call: Call) -> str:
+    """The topic of ``[topic]`` or ``{"topic": ..., "since": ...}``."""
+    try:
+        topics = msgspec.json.decode(call.params or b'[]', type=list[str])
+    except msgspec.MsgspecError:
+        topic = _decode(call, _Subscription,
+                        '[topic] or {"topic": ...}').topic
+    else:
+        if len(topics) != 1:
+            raise InvalidParams('rpc.subscribe takes [topic]')
+        topic = topics[0]
+    if len(topic) > MAX_TOPIC_CHARS:
+        raise InvalidRequest(
+            f'a topic has at most {MAX_TOPIC_CHARS} characters')
+    return str(topic)
+
+
+class _Subscription(msgspec.Struct):
+    topic: str
+    since: msgspec.Raw | None = None
+
+
+def _read_names(call: Call) -> list[str]:
+    names: list[str] = _decode(call, list[str], '[name, ...]')
+    if not names or any(len(n) > MAX_TOPIC_CHARS for n in names):
+        raise InvalidParams(f'{call.name} takes [name, ...]')
+    return names
+
+
+def _decode(call: Call, type: Any, shape: str) -> Any:
+    try:
+        return msgspec.json.decode(call.params or b'null', type=type)
+    except (msgspec.MsgspecError, RPCError, ValueError) as error:
+        raise InvalidParams(f'{call.name} takes {shape}: {error}') from None

@@ -1,0 +1,325 @@
+"""The HTTP side of an endpoint: checks, handshake, plain requests.
+Layer 6.
+
+``cherrypy.tools.wsrpc`` runs at every request for which ``tools.wsrpc.on``
+is in force, and takes over the page handler::
+
+    GET  /api  with Upgrade      101, and the socket goes to the plugin
+    GET  /api                    the controller's page, else 426
+    POST /api  without a body    426: the question of a client that was
+                                 refused (a browser shows it no status)
+    GET  /api/wsrpc.js           the client; also .mjs and .d.ts
+    anything below /api          CherryPy, as if the tool were not there
+
+The way of a handshake through CherryPy's hooks, in the names that ws4py's
+tool gave these steps:
+
+1. ``upgrade``, at before_request_body 35: Origin and Host, then the
+   handshake's form.  ``tools.proxy`` (30) has run, no login yet.
+2. every guard of the application, at whatever point, as for a page;
+3. the page handler, ours: ``tools.wsrpc.user``, the session, status 101;
+4. ``complete``, at before_finalize 99: if it is 101 still, its headers;
+5. ``cleanup_headers``, at on_end_resource;
+6. ``start_handler``, at on_end_request 99, last of all: if cheroot did
+   send a 101, the socket is taken out and handed over; else cheroot
+   closes it.
+
+Nothing but step 6 touches the socket, so a hook or a handler that raises
+at any point of 1-5 leaves an ordinary response on a connection that is
+then closed (threats A3).
+"""
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import cherrypy
+from ws4py.server.cherrypyserver import WebSocketTool
+
+from . import host_socket, upgrade
+from .endpoint import Endpoint, place_of
+from .host_serving import Handshake
+from .host_session import SessionKey, came_from_session
+from .logs import escape, limited
+from .options import DIALECTS
+from .origins import host_refusal, origin_refusal
+from .pages import (Refusal, answer_plain, has_no_page, serve_client_file,
+                    set_headers)
+from .upgrade import Fault
+
+__all__ = ['Exchange', 'WsrpcTool']
+
+log = logging.getLogger('cp_wsrpc.tool')
+
+# After tools.proxy (30), before sessions (50) and every login.
+CHECK_PRIORITY = 35
+# json_out, encode and gzip have written and rewritten the body by then.
+LAST_PRIORITY = 99
+# Titled as HeaderMap titles them.
+_HEADERS_OF_101 = ('Upgrade', 'Connection', 'Sec-Websocket-Accept',
+                   'Sec-Websocket-Protocol', 'Sec-Websocket-Extensions')
+
+
+class Exchange:
+    """One request to an endpoint, while CherryPy works on it.
+
+    Stands at ``request.wsrpc``; touched by that request's thread alone.
+    ``handshake`` is set once the handshake was granted, ``sentence`` once
+    it was refused by us: what the log shall say.
+    """
+
+    def __init__(self, endpoint: Endpoint, request: Any) -> None:
+        self.endpoint = endpoint
+        self.fields = upgrade.fields_of(request.header_list)
+        self.is_attempt = upgrade.is_attempt(self.fields)
+        self.is_probe = (request.method == 'POST' and not self.is_attempt
+                         and (has_no_page(request)
+                              or not upgrade.has_body(self.fields)))
+        self.handshake: Handshake | None = None
+        self.sentence = ''
+        self.status = 0
+
+    def refuse(self, fault: Fault, message: str = '') -> Refusal:
+        """Return what is to be raised, and remember the sentence."""
+        self.sentence, self.status = fault.sentence, fault.status
+        return Refusal(fault, message)
+
+
+class WsrpcTool(WebSocketTool):     # type: ignore[misc]
+    """``cherrypy.tools.wsrpc``; its options are :mod:`cp_wsrpc.options`.
+
+    One for the process, without state: any thread may use it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        host_socket.keep_repeated_headers()
+
+    def _setup(self) -> None:
+        """Take part in this request, if its path is an endpoint's.
+
+        CherryPy calls this where the tool is on, after the dispatcher has
+        found the page and before any hook runs.
+        """
+        request = cherrypy.serving.request
+        place = place_of(request.app, request.path_info)
+        if place is None:
+            return
+        endpoint = cherrypy.engine.wsrpc.endpoint_for(request)
+        if place.file:
+            if endpoint.registry is not None:
+                serve_client_file(request, place.file)
+            return
+        request.wsrpc = exchange = Exchange(endpoint, request)
+        if exchange.is_attempt:
+            self._attach_handshake(request)
+        elif exchange.is_probe:
+            request.process_request_body = False
+            request.is_index = None         # no redirect of trailing_slash
+            request.hooks.attach('before_request_body', self.upgrade,
+                                 priority=CHECK_PRIORITY)
+            request.hooks.attach('on_end_request', self.start_handler,
+                                 failsafe=True, priority=LAST_PRIORITY)
+            request.handler = _answer_probe
+        elif has_no_page(request):
+            request.handler = answer_plain
+
+    def _attach_handshake(self, request: Any) -> None:
+        # trailing_slash would redirect; WebSocket clients do not follow.
+        request.is_index = None
+        # tools.caching shall neither wait for a page to be made, serve
+        # one, nor keep what this is answered.  Browsers send these two.
+        request.headers['Pragma'] = 'no-cache'
+        request.headers['Cache-Control'] = 'no-cache, no-store'
+        request.handler = _grant
+        attach = request.hooks.attach
+        attach('before_request_body', self.upgrade, priority=CHECK_PRIORITY)
+        attach('before_finalize', self.complete, priority=LAST_PRIORITY)
+        attach('after_error_response', self.complete,
+               priority=LAST_PRIORITY)
+        attach('on_end_resource', self.cleanup_headers,
+               priority=LAST_PRIORITY)
+        attach('on_end_request', self.start_handler, failsafe=True,
+               priority=LAST_PRIORITY)
+        carrier = host_socket.find_carrier()
+        if carrier is not None:
+            carrier.close_after_response()
+
+    def upgrade(self) -> None:
+        """Let in or refuse by what the headers say (step 1)."""
+        request = cherrypy.serving.request
+        exchange = request.wsrpc
+        carrier = host_socket.find_carrier()
+        _check_origin_and_host(request, exchange, carrier)
+        if not exchange.is_attempt:
+            return
+        fault = upgrade.fault_of(request.method, request.protocol,
+                                 exchange.fields)
+        if fault is None and carrier is None:
+            fault = Fault(501, 'this server does not give its sockets away:'
+                          ' serve it with cherrypy.quickstart or cheroot,'
+                          ' behind a proxy if need be, and not under'
+                          ' mod_wsgi, uwsgi or gunicorn')
+        if fault is not None:
+            raise exchange.refuse(fault)
+        _check_readiness(exchange)
+        _drop_static_pages(request)
+
+    def complete(self) -> None:
+        """Write the headers of a 101, or wipe them off (step 4).
+
+        Runs again when a later hook raised: then the status is another.
+        """
+        exchange = cherrypy.serving.request.wsrpc
+        response = cherrypy.serving.response
+        headers = response.headers
+        if exchange.handshake is None:
+            return
+        if str(response.status)[:3] != '101':
+            if 'Sec-Websocket-Accept' in headers:
+                for name in _HEADERS_OF_101:
+                    headers.pop(name, None)
+            return
+        response.stream = False
+        # json_out makes one of any result, and a wrapper of ours.
+        response.body = None
+        for name in ('Content-Type', 'Content-Encoding', 'Content-Length',
+                     'Content-Range', 'Vary'):
+            headers.pop(name, None)
+        set_headers({'Upgrade': 'websocket', 'Connection': 'Upgrade',
+                     'Sec-WebSocket-Accept': upgrade.accept_of(
+                         exchange.fields)})
+        if exchange.handshake.subprotocol is not None:
+            headers['Sec-WebSocket-Protocol'] = (
+                exchange.handshake.subprotocol)
+
+    def cleanup_headers(self) -> None:
+        """Spell ``Sec-WebSocket-``, for clients that compare (step 5)."""
+        response = cherrypy.serving.response
+        response.header_list = [
+            (name.replace(b'Sec-Websocket-', b'Sec-WebSocket-'), value)
+            for name, value in response.header_list or ()]
+
+    def start_handler(self) -> None:
+        """Hand the socket over, if a 101 was sent (step 6).
+
+        Of the application only the constructor of a plain handler runs in
+        here, and whatever fails closes the socket.
+        """
+        request = cherrypy.serving.request
+        exchange = request.wsrpc
+        carrier = host_socket.find_carrier()
+        if (exchange.handshake is None or carrier is None
+                or not carrier.has_sent(101)):
+            _log_refusal(request, exchange)
+            return
+        try:
+            _hand_over(exchange, carrier)
+        except Exception:
+            limited(log, 'hand over', logging.ERROR,
+                    '%s: the socket of a finished handshake could not be'
+                    ' handed over', exchange.endpoint.url_path,
+                    exc_info=True)
+
+
+def _hand_over(exchange: Exchange, carrier: host_socket.Carrier) -> None:
+    handshake = exchange.handshake
+    assert handshake is not None
+    sock, early = carrier.take()
+    try:
+        websocket = cherrypy.engine.wsrpc.make_websocket(
+            exchange.endpoint, sock, handshake)
+        websocket.early = early
+        if not cherrypy.engine.publish(
+                'handle-websocket', websocket,
+                (handshake.remote.ip, handshake.remote.port)):
+            raise RuntimeError('the plugin has stopped')
+    except BaseException:
+        host_socket.abort(sock)
+        raise
+
+
+def _grant(*args: Any, **kwargs: Any) -> None:
+    """Be the page handler of a handshake (step 3).
+
+    Inside of all wrappers and after all guards, with the request and the
+    session live.
+    """
+    request = cherrypy.serving.request
+    exchange = request.wsrpc
+    options = exchange.endpoint.options
+    known = options.subprotocols
+    if exchange.endpoint.registry is not None:
+        known += DIALECTS
+    user = request.login if options.user is None else options.user()
+    exchange.handshake = Handshake.of(
+        request, user=user,
+        bound=user is not None and came_from_session(request),
+        session_key=SessionKey.of_request(request),
+        subprotocol=upgrade.choose_subprotocol(exchange.fields, known))
+    response = cherrypy.serving.response
+    response.status = 101
+    # A stream's session is saved and unlocked at the end of the request,
+    # which is never reached if the peer has gone.
+    response.stream = False
+
+
+def _check_origin_and_host(request: Any, exchange: Exchange,
+                           carrier: host_socket.Carrier | None) -> None:
+    options, fields = exchange.endpoint.options, exchange.fields
+    sentence = origin_refusal(fields.get('origin', ()), request.base,
+                              options.origins)
+    if sentence is not None:
+        raise exchange.refuse(Fault(403, sentence),
+                              'pages of this origin may not connect')
+    hosts = fields.get('host', [''])
+    sentence = host_refusal(
+        hosts[0] if len(hosts) == 1 else '',
+        carrier.local_address if carrier is not None else '',
+        options.hosts, request.config.get('tools.proxy.base') or '')
+    if sentence is not None:
+        raise exchange.refuse(Fault(403, sentence),
+                              'this server does not go by that name')
+
+
+def _check_readiness(exchange: Exchange) -> None:
+    reason = cherrypy.engine.wsrpc.refuse_reason()
+    if reason is not None:
+        raise exchange.refuse(
+            Fault(503, reason, {'Retry-After': '5'}),
+            'no connection is taken just now; try again in some seconds')
+
+
+def _drop_static_pages(request: Any) -> None:
+    """Keep a static page that shares the path from answering."""
+    pages = (cherrypy.tools.staticdir, cherrypy.tools.staticfile)
+    hooks = request.hooks['before_handler']
+    hooks[:] = [hook for hook in hooks
+                if getattr(hook.callback, '__self__', None) not in pages]
+
+
+def _answer_probe(*args: Any, **kwargs: Any) -> None:
+    """Say what a handshake would have met: 426 for "come in"."""
+    _check_readiness(cherrypy.serving.request.wsrpc)
+    answer_plain()
+
+
+def _log_refusal(request: Any, exchange: Exchange) -> None:
+    response = cherrypy.serving.response
+    if not exchange.sentence and not exchange.is_attempt:
+        return          # a probe's 426, or a guard's word to it
+    # None yet where the request goes on elsewhere (InternalRedirect).
+    status = str(getattr(response, 'output_status', b''), 'latin-1')[:3]
+    sentence = exchange.sentence
+    if status == '101':
+        sentence = ('something in it, a header of the application maybe,'
+                    ' could not be sent')
+    elif str(exchange.status) != status:
+        sentence = 'a tool, hook or page of the application answered so'
+        location = response.headers.get('Location')
+        if location:
+            sentence += f', with Location {escape(location)}'
+    limited(log, f'refused {status}', logging.WARNING,
+            '%s: handshake answered %s: %s (from %s)',
+            exchange.endpoint.url_path, status or 'with nothing', sentence,
+            escape(request.remote.ip))

@@ -1,0 +1,745 @@
+"""One non-blocking socket: its out-queue, close handshake and liveness.
+Layer 3.
+
+A subclass of ws4py's ``WebSocket`` whose reading, writing and closing are
+replaced (pitfalls 13-25 say why).  It is what applications subclass for
+plain handlers::
+
+    class Echo(cp_wsrpc.WebSocket):
+        def opened(self):
+            self.send('Welcome!')
+        def received_message(self, message):
+            self.send(str(message).upper())
+        def closed(self, code, reason=None):
+            ...
+
+and the base of ``peer.Peer``, which speaks RPC.  ``ioloop`` calls
+``on_readable``, ``on_writable``, ``on_timer`` and ``flush``.
+
+========  ======================================  ====================
+state     what happens                            next state
+========  ======================================  ====================
+NEW       ``ioloop`` adopts it                    OPEN
+OPEN      ``close()``                             CLOSING
+OPEN      the peer's Close; it is answered        LEAVING
+OPEN      the peer breaks the protocol            LEAVING
+CLOSING   the peer's Close, or its breaking       LEAVING
+LEAVING   all sent, and the peer's EOF or 1 s     CLOSED
+any       EOF, a socket error, a deadline         CLOSED
+========  ======================================  ====================
+
+Only the loop's thread changes the state (:meth:`_enter`).  ``closed()`` is
+run once for each ``opened()``, on entering LEAVING or CLOSED.
+"""
+from __future__ import annotations
+
+import enum
+import logging
+import random
+import threading
+import types
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from ws4py.messaging import (BinaryMessage, CloseControlMessage, Message,
+                             PingControlMessage, PongControlMessage,
+                             TextMessage)
+from ws4py.websocket import WebSocket as Ws4pyWebSocket
+
+from . import framing, transport
+from .errors import CloseCode, MessageTooBig
+from .logs import escape, limited
+
+if TYPE_CHECKING:
+    from .endpoint import Endpoint
+    from .host_serving import Handshake
+    from .hub import Hub
+    from .workers import Strand
+
+__all__ = ['State', 'WebSocket']
+
+log = logging.getLogger('cp_wsrpc.websocket')
+
+#: Frames and bytes joined into one ``send``.
+_JOIN_FRAMES = 256
+_JOIN_BYTES = 256 * 1024
+#: Seconds for the peer's Close after ours, and for its EOF after that.
+CLOSE_TIMEOUT_S = 2.0
+LEAVE_TIMEOUT_S = 1.0
+#: Messages of a plain handler that wait for the pool before reading stops.
+_MAX_UNHANDLED = 64
+#: Control frames a second, over a window, before it is abuse (threats B5).
+_MAX_CONTROL_RATE = 50
+_CONTROL_WINDOW_S = 5.0
+
+
+class State(enum.IntEnum):
+    """Where in its life a socket is; see the module's table."""
+
+    NEW = 0
+    OPEN = 1
+    CLOSING = 2
+    LEAVING = 3
+    CLOSED = 4
+
+
+class WebSocket(Ws4pyWebSocket):        # type: ignore[misc]
+    """One connection.
+
+    From any thread: ``send``, ``close``, ``ping``, ``is_closed`` and what
+    only reads.  From the loop's thread: everything that begins with ``on_``
+    and ``flush``.  Hooks (``opened``, ``received_message``, ``ponged``,
+    ``closed``) run one at a time, in order, on the pool, and may block.
+
+    ``_io_lock`` guards the socket against writes of two threads at once and
+    against being closed under a write (the fd may be another's by then):
+    ``sock``, ``_unsent``, ``_refusing``.  ``_out`` is a deque, appended to
+    by any thread, emptied under ``_io_lock``.
+    """
+
+    endpoint: Endpoint
+    handshake: Handshake
+    hub: Hub                    # what all connections share; by attach()
+    io: Any                     # hub.io, the IOLoop
+    strand: Strand
+    sock: Any                   # None once it is closed
+    server_terminated: bool     # no more is sent
+    client_terminated: bool
+    stream: framing.FrameStream
+
+    #: bytes that came in one segment with the request; set by the tool
+    early = b''
+
+    def __init__(self, sock: Any, protocols: Any = None,
+                 extensions: Any = None, environ: Any = None,
+                 heartbeat_freq: Any = None) -> None:
+        super().__init__(sock, protocols, extensions, environ)
+        self.state = State.NEW
+        self.remote = ''
+        self.id = ''
+        self._is_secure = transport.is_tls(sock)
+        self._io_lock = threading.Lock()
+        self._out: deque[bytes] = deque()
+        self._scheduled = False         # a flush is on its way
+        self._unsent: memoryview | None = None
+        self._refusing = False          # the socket refused bytes
+        self._behind: deque[bytes] | None = None    # while refusing
+        self._behind_bytes = 0
+        self._grace = 0                 # frames of the burst that began it
+        self._reading = False
+        self._pong: bytes | None = None
+        self._last_read = self._last_write = self._opened_at = 0.0
+        self._pinged_at = 0.0
+        self._partial_since = 0.0
+        self._deadline: float = 0.0     # of CLOSING and LEAVING
+        self._ending: tuple[int, str] | None = None
+        self._close_sent = 0            # the code we sent, or will
+        self._messages_in = 0
+        self._controls = 0
+        self._controls_since = 0.0
+        #: the tick of the loop's timer wheel it stands in
+        self.timer_tick: int | None = None
+
+    def attach(self, endpoint: Endpoint, handshake: Handshake, hub: Hub,
+               strand: Strand, id: str) -> None:
+        """Give it its surroundings, before the loop adopts it."""
+        options = endpoint.options
+        self.endpoint = endpoint
+        self.handshake = handshake
+        self.hub = hub
+        self.io = hub.io
+        self.strand = strand
+        self.id = id
+        self.stream = framing.FrameStream(
+            max_message_bytes=options.max_message_bytes,
+            max_fragments=options.max_fragments)
+        remote = handshake.remote
+        self.remote = f'{remote.ip}:{remote.port}' if remote else ''
+        if remote:
+            self._peer_address = (remote.ip, remote.port)
+        # +-10 %, so that sockets which came together do not ping together.
+        self._ping_after_s = (hub.timing.ping_interval_s
+                              * random.uniform(.9, 1.1))
+
+    # -- for applications: any thread ------------------------------------
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it is closed or on the way there: nothing can be sent."""
+        return self.state is not State.OPEN or self.server_terminated
+
+    @property
+    def user(self) -> Any:
+        """What ``tools.wsrpc.user`` returned, or ``request.login``."""
+        return self.handshake.user
+
+    def __repr__(self) -> str:
+        return (f'<{type(self).__name__} {self.id} {self.remote} '
+                f'{self.state.name}>')
+
+    def send(self, payload: Any, binary: bool = False) -> None:
+        """Send one message; never waits, never raises for the peer's fault.
+
+        ``payload``: str, bytes, a ws4py message, or a generator of str or
+        bytes, whose parts make one message.  On a closed connection it
+        does nothing.  Raises MessageTooBig above ``out_max_bytes`` and
+        TypeError for anything else: the caller's faults.
+        """
+        if isinstance(payload, types.GeneratorType):
+            payload = b''.join(part.encode() if isinstance(part, str)
+                               else part for part in payload)
+        if isinstance(payload, str):
+            payload = payload.encode()
+        elif isinstance(payload, Message):
+            self.enqueue(payload.single())
+            return
+        elif not isinstance(payload, (bytes, bytearray)):
+            raise TypeError('send() takes str, bytes, a ws4py message or a '
+                            f'generator, not {type(payload).__name__}')
+        limit = self.endpoint.options.out_max_bytes
+        if len(payload) > limit:
+            raise MessageTooBig(f'{len(payload)} bytes in one message; '
+                                f'out_max_bytes is {limit}')
+        self.enqueue(framing.frame(framing.BINARY, bytes(payload)) if binary
+                     else framing.text_frame(bytes(payload)))
+
+    def ping(self, message: Any = '') -> None:
+        """Send a ping; ``ponged`` is called with the answer."""
+        self.enqueue(framing.ping_frame(
+            message.encode() if isinstance(message, str) else message))
+
+    def close(self, code: int = 1000, reason: Any = '') -> None:
+        """Begin to close; what was sent before still goes out.
+
+        ``code`` 1000-1003, 1007-1014 or 3000-4999 (RFC 6455 7.4), else
+        ValueError.  A second close does nothing.
+        """
+        frame = framing.close_frame(code, reason)
+        if not self.server_terminated:
+            self.server_terminated = True
+            self.io.post(self._begin_close, code, frame)
+
+    # -- hooks: on the pool ----------------------------------------------
+
+    def run_hook(self, name: str, *args: Any) -> None:
+        """Run a hook of the application's, whatever it does."""
+        try:
+            getattr(self, name)(*args)
+        except BaseException:
+            limited(log, f'hook.{name}', logging.ERROR,
+                    '%s: %s() of %s raised', self.id, name,
+                    type(self).__name__, exc_info=True)
+
+    def unhandled_error(self, error: BaseException) -> None:
+        """Told of a socket error; ws4py's hook.  Default: a debug line."""
+        log.debug('%s: %s', self.id, error)
+
+    # -- sending: any thread ---------------------------------------------
+
+    def enqueue(self, frame: bytes) -> None:
+        """Put whole frames into the out-queue and have the loop send."""
+        if self.state is State.OPEN and not self.server_terminated:
+            self._out.append(frame)
+            if not self._scheduled:
+                self._scheduled = True
+                self.io.flush_soon(self)
+
+    def send_alone(self, frame: bytes) -> None:
+        """Send from a worker at once, when nothing else is in the way.
+
+        Saves the wake of the loop, half the latency of a lone call.  Only
+        for a plain socket: a TLS one belongs to the loop (pitfalls 20).
+        """
+        if (self._is_secure or self._out or self._refusing
+                or self.state is not State.OPEN
+                or not self._io_lock.acquire(blocking=False)):
+            self.enqueue(frame)
+            return
+        try:
+            if self._out or self._unsent is not None or self.sock is None:
+                sent = 0
+            else:
+                try:
+                    sent = self.sock.send(frame)
+                except transport.NOT_NOW:
+                    sent = 0
+                except transport.GONE:
+                    return          # the loop reads the same and closes
+                if sent == len(frame):
+                    return
+                if sent:
+                    self._unsent = memoryview(frame)[sent:]
+        finally:
+            self._io_lock.release()
+        if sent:
+            self.io.post(self._begin_refusing)
+        else:
+            self.enqueue(frame)
+
+    # -- sending: the loop's thread --------------------------------------
+
+    def flush(self) -> None:
+        """Send what is in the out-queue, as much as the socket takes."""
+        self._scheduled = False
+        if self._refusing:
+            self._fall_behind()
+            return
+        out = self._out
+        while out:
+            with self._io_lock:
+                if self.sock is None or self._unsent is not None:
+                    return
+                waiting = len(out)
+                if waiting == 1:
+                    data = out.popleft()
+                elif waiting <= _JOIN_FRAMES:
+                    data = b''.join([out.popleft() for _ in range(waiting)])
+                else:
+                    data = b''.join(
+                        [out.popleft() for _ in range(_JOIN_FRAMES)])
+                sent = self._send(data)
+                if sent < 0:
+                    break
+                if sent < len(data):
+                    self._unsent = memoryview(data)[sent:]
+            if self._unsent is not None:
+                self._begin_refusing()
+                return
+        else:
+            if self.state is State.LEAVING:
+                self._begin_leaving()
+            return
+        self._finish(CloseCode.ABNORMAL, 'the connection was lost')
+
+    def _send(self, data: Any) -> int:
+        """Bytes taken; -1: the connection is gone."""
+        assert self._io_lock.locked()
+        try:
+            return int(self.sock.send(data))
+        except transport.NOT_NOW:
+            return 0
+        except transport.GONE as error:
+            self.unhandled_error(error)
+            return -1
+
+    def _begin_refusing(self) -> None:
+        if self._refusing or self.sock is None or self._unsent is None:
+            return
+        self._refusing = True
+        self._last_write = self.io.now()
+        self._behind = deque(self._out)
+        self._out.clear()
+        self._behind_bytes = 0
+        # A burst to a reader who keeps up is no offence: what stood in the
+        # queue when the socket first refused is not counted against him.
+        self._grace = len(self._behind)
+        self.io.watch_writes(self)
+        self._stop_reading()
+        self.io.schedule(
+            self, self._last_write + self.hub.timing.write_stall_s)
+
+    def _fall_behind(self) -> None:
+        """Count what is sent to a peer that takes nothing just now."""
+        assert self._behind is not None
+        out = self._out
+        while out:
+            frame = out.popleft()
+            self._behind.append(frame)
+            self._behind_bytes += len(frame)
+        options = self.endpoint.options
+        if (self._behind_bytes > options.out_max_bytes
+                or len(self._behind) - self._grace
+                > options.out_max_messages) and self.state is State.OPEN:
+            self._shed(f'{len(self._behind)} messages, '
+                       f'{self._behind_bytes} bytes behind')
+
+    def _shed(self, why: str) -> None:
+        """Give a slow reader up: 4408, and an end in a second."""
+        limited(log, 'slow', logging.WARNING, '%s %s: slow reader, closed '
+                '(4408): %s', self.id, self.remote, why)
+        self.io.counters['slow_readers'] += 1
+        if self._behind is not None:
+            self._behind.clear()
+        self._behind_bytes = self._grace = 0
+        self._out.clear()
+        self._begin_close(CloseCode.SLOW_READER, framing.close_frame(
+            CloseCode.SLOW_READER, 'slow reader'))
+        self._deadline = self.io.now() + 1.0
+        self.io.schedule(self, self._deadline)
+
+    def on_writable(self) -> None:
+        """The socket takes bytes again (or is gone)."""
+        assert self._behind is not None
+        while True:
+            with self._io_lock:
+                if self.sock is None:
+                    return
+                if self._unsent is None:
+                    if not self._behind:
+                        break
+                    self._unsent = memoryview(self._take_behind())
+                sent = self._send(self._unsent)
+                if sent == 0:
+                    return
+                if sent > 0:
+                    self._last_write = self.io.now()
+                    self._unsent = (self._unsent[sent:]
+                                    if sent < len(self._unsent) else None)
+                    if self._unsent is not None:
+                        return
+            if sent < 0:
+                self._finish(CloseCode.ABNORMAL, 'the connection was lost')
+                return
+        self._refusing = False
+        self._behind = None
+        self.io.unwatch_writes(self)
+        self._go_on_reading()
+        self.flush()
+
+    def _take_behind(self) -> bytes:
+        assert self._behind is not None
+        parts: list[bytes] = []
+        size = 0
+        while self._behind and size < _JOIN_BYTES:
+            part = self._behind.popleft()
+            size += len(part)
+            parts.append(part)
+            if self._grace:
+                self._grace -= 1
+            else:
+                self._behind_bytes -= len(part)
+        return b''.join(parts)
+
+    # -- reading: the loop's thread --------------------------------------
+
+    def on_adopted(self) -> None:
+        """The loop has it: read what came early, and from now on."""
+        self._opened_at = self._last_read = self._last_write = self.io.now()
+        self._enter(State.OPEN)
+        self.on_opened()
+        self.io.schedule(self, self._last_read + self._ping_after_s)
+        self._go_on_reading()
+        early, self.early = self.early, b''
+        if early:
+            self._take(early)
+        if self._is_secure and self.state is State.OPEN:
+            self.on_readable()      # OpenSSL may hold what epoll cannot see
+
+    def on_readable(self) -> None:
+        """Read once, and handle every frame that is complete."""
+        if self.sock is None:
+            return
+        ended = again = False
+        if self._is_secure:
+            data, ended, again = transport.read_all(self.sock)
+        else:
+            try:
+                data = self.sock.recv(transport.READ_BYTES)
+            except transport.NOT_NOW:
+                return
+            except transport.GONE as error:
+                self.unhandled_error(error)
+                data = b''
+            ended = not data
+        if data:
+            self._take(data)
+        if ended:
+            self._finish(CloseCode.ABNORMAL, 'the peer went away')
+        elif again and self._reading:
+            self.io.call_soon(self.on_readable)
+
+    def _take(self, data: bytes) -> None:
+        self._last_read = now = self.io.now()
+        if self.state is State.LEAVING:
+            return
+        stream = self.stream
+        items = stream.feed(data)
+        # What the messages make us send goes out below, in one piece.
+        self._scheduled = True
+        if items:
+            self.on_items(items)
+        if stream.unfinished:
+            self._note_partial(now, items)
+        else:
+            self._partial_since = 0.0
+        if stream.failure is not None and self.state < State.LEAVING:
+            self._fail(stream.failure.code, stream.failure.reason)
+        # Cleared before the look: who appends after it flushes himself.
+        self._scheduled = False
+        if self._out and self.state < State.CLOSED:
+            self.flush()
+
+    def _note_partial(self, now: float, items: list[Any]) -> None:
+        """A message has begun: it has ``message_timeout_s`` to end."""
+        if not self._partial_since or any(
+                type(item) is bytes or isinstance(item, BinaryMessage)
+                for item in items):
+            self._partial_since = now
+            self.io.schedule(
+                self, now + self.endpoint.options.message_timeout_s)
+
+    def on_items(self, items: list[Any]) -> None:
+        """Handle what one read brought; ``peer`` has its own."""
+        for item in items:
+            if type(item) is bytes:
+                self._messages_in += 1
+                self._hand_over(TextMessage(item))
+            elif isinstance(item, BinaryMessage):
+                self._messages_in += 1
+                self._hand_over(item)
+            else:
+                self.on_control(item)
+
+    def _hand_over(self, message: Message) -> None:
+        """Give a plain handler its message; stop reading if it lags."""
+        if self.state is not State.OPEN:
+            return
+        message.completed = True
+        self.strand.post(self._run_message, message)
+        if len(self.strand) >= _MAX_UNHANDLED:
+            self._stop_reading()
+
+    def _run_message(self, message: Message) -> None:
+        self.run_hook('received_message', message)
+        if not self._reading and len(self.strand) <= _MAX_UNHANDLED // 2:
+            self.io.post(self._go_on_reading)
+
+    def on_control(self, item: Any) -> None:
+        """Handle a ping, a pong or the peer's Close."""
+        if isinstance(item, CloseControlMessage):
+            self._on_close_frame(item)
+            return
+        if not self._admit_control():
+            return
+        if isinstance(item, PingControlMessage):
+            frame = framing.pong_frame(item.data)
+            if self._refusing:
+                self._queue_pong(frame)
+            elif self.state is State.OPEN:
+                self._out.append(frame)
+        elif isinstance(item, PongControlMessage) \
+                and type(self).ponged is not Ws4pyWebSocket.ponged:
+            self.strand.post(self.run_hook, 'ponged', item)
+
+    def _queue_pong(self, frame: bytes) -> None:
+        """At most one pong waits: the newest answers for all (5.5.3)."""
+        behind = self._behind
+        assert behind is not None
+        if self._pong is not None and behind and behind[-1] is self._pong:
+            behind.pop()
+            self._behind_bytes -= len(self._pong)
+        self._pong = frame
+        behind.append(frame)
+        self._behind_bytes += len(frame)
+
+    def _admit_control(self) -> bool:
+        """False, and 1008, past 50 control frames a second for 5 s."""
+        now = self._last_read
+        if now - self._controls_since > _CONTROL_WINDOW_S:
+            self._controls_since = now
+            self._controls = 0
+        self._controls += 1
+        if self._controls > _MAX_CONTROL_RATE * _CONTROL_WINDOW_S:
+            if self.state is State.OPEN:
+                self._fail(CloseCode.POLICY, 'too many control frames')
+            return False
+        return True
+
+    def _go_on_reading(self) -> None:
+        if (not self._reading and not self._refusing
+                and self.sock is not None
+                and len(self.strand) < _MAX_UNHANDLED):
+            self._reading = True
+            self.io.watch_reads(self)
+            if self._is_secure:
+                self.io.call_soon(self.on_readable)
+
+    def _stop_reading(self) -> None:
+        if self._reading:
+            self._reading = False
+            self.io.unwatch_reads(self)
+
+    # -- closing: the loop's thread --------------------------------------
+
+    def _enter(self, state: State) -> None:
+        assert state > self.state, (self.state, state)
+        self.state = state
+        if state >= State.CLOSING:
+            self.server_terminated = True
+        if state >= State.LEAVING:
+            self.client_terminated = True
+
+    def _begin_close(self, code: int, frame: bytes) -> None:
+        """Send our Close and wait for the peer's."""
+        if self.state is not State.OPEN:
+            return
+        self._enter(State.CLOSING)
+        self._close_sent = code
+        self._send_last(frame)
+        self._deadline = self.io.now() + CLOSE_TIMEOUT_S
+        self.io.schedule(self, self._deadline)
+
+    def _send_last(self, frame: bytes) -> None:
+        self._out.append(frame)
+        if self._refusing:
+            assert self._behind is not None
+            self._behind.append(self._out.pop())
+        else:
+            self.flush()
+
+    def _on_close_frame(self, close: CloseControlMessage) -> None:
+        reason = close.reason
+        if isinstance(reason, bytes):
+            reason = reason.decode('utf-8', 'replace')
+        if self.state is State.OPEN:
+            self._close_sent = close.code
+            self._leave(close.code, reason or '',
+                        framing.close_frame(close.code))
+        elif self.state is State.CLOSING:
+            self._leave(close.code, reason or '', None)
+
+    def _fail(self, code: int, reason: str) -> None:
+        """The peer broke the protocol or a limit: Close, and leave."""
+        limited(log, 'protocol', logging.INFO, '%s %s: %s (%d)', self.id,
+                self.remote, escape(reason), code)
+        if self.state is State.OPEN:
+            self._close_sent = code
+            self._leave(code, reason, framing.close_frame(code, reason))
+        elif self.state is State.CLOSING:
+            self._leave(code, reason, None)
+
+    def _leave(self, code: int, reason: str, frame: bytes | None) -> None:
+        """Both ends have said their last: send it, and wait for EOF."""
+        self._enter(State.LEAVING)
+        self._deadline = self.io.now() + LEAVE_TIMEOUT_S
+        self.io.schedule(self, self._deadline)
+        self._report_end(code, reason)
+        if frame is not None:
+            self._send_last(frame)
+        elif not self._refusing:
+            self.flush()
+
+    def _begin_leaving(self) -> None:
+        """All is sent: half-close, so that our Close cannot be lost.
+
+        Closing at once with unread bytes would be an RST, which may
+        overtake the Close (RFC 6455 7.1.1).
+        """
+        if self.sock is not None:
+            with self._io_lock:
+                transport.half_close(self.sock)
+            self._go_on_reading()
+
+    def abort(self, code: int, reason: str) -> None:
+        """End it here and now; for the loop, at deadlines and stop."""
+        self._finish(code, reason, reset=True)
+
+    def _finish(self, code: int, reason: str, reset: bool = False) -> None:
+        """Close the socket; nothing happens on it any more."""
+        if self.state is State.CLOSED:
+            return
+        if self.state is State.CLOSING and self._close_sent:
+            # The peer never answered our Close: why we sent it says more.
+            code, reason = self._close_sent, reason
+        was_new = self.state is State.NEW
+        self._enter(State.CLOSED)
+        if self._reading:
+            self._stop_reading()
+        if self._refusing:
+            self.io.unwatch_writes(self)
+        with self._io_lock:
+            sock, self.sock = self.sock, None
+            self._unsent = None
+        transport.close_hard(sock, reset)
+        self._out.clear()
+        self._behind = None
+        if not was_new:
+            self._report_end(code, reason)
+        self.io.forget(self)
+
+    def _report_end(self, code: int, reason: str) -> None:
+        """Tell the application, once, that the connection is over."""
+        if self._ending is not None:
+            return
+        self._ending = (code, reason)
+        log.info('%s %s closed: %s %s (sent %s), %.1f s, %d messages in',
+                 self.id, self.remote, code, escape(reason),
+                 self._close_sent or '-', self.io.now() - self._opened_at,
+                 self._messages_in)
+        self.on_ended(code, reason)
+
+    def on_opened(self) -> None:
+        """The loop has taken the connection; ``peer`` has its own."""
+        log.info('%s %s opened: %s', self.id, self.remote,
+                 self.endpoint.url_path)
+        self.strand.post(self.run_hook, 'opened')
+
+    def on_ended(self, code: int, reason: str) -> None:
+        """The connection is over; ``peer`` has its own."""
+        self.strand.post(self.run_hook, 'closed', code, reason)
+
+    # -- time: the loop's thread -----------------------------------------
+
+    def on_timer(self, now: float) -> float | None:
+        """Do what is due; the next time to look, or None."""
+        if self.state is State.CLOSED:
+            return None
+        if self.state is not State.OPEN:
+            if now >= self._deadline:
+                self._finish(CloseCode.ABNORMAL, 'no Close in time',
+                             reset=self.state is State.CLOSING)
+                return None
+            return self._deadline
+        # A process that was stopped (SIGSTOP, a suspended machine) has
+        # missed bytes that did come: silence counts from when it woke.
+        awake: float = self.io.awake_since
+        if self._refusing:
+            stall_s = self.hub.timing.write_stall_s
+            due = max(self._last_write, awake) + stall_s
+            if now >= due:
+                self._shed(f'no byte taken in {stall_s} s')
+                return self._deadline
+            return due
+        due = self._check_liveness(now, awake)
+        if self._partial_since:
+            until = (max(self._partial_since, awake)
+                     + self.endpoint.options.message_timeout_s)
+            if now >= until:
+                self._fail(CloseCode.POLICY, 'a message took too long')
+                return self._deadline
+            due = min(due, until)
+        return due if self.state is State.OPEN else None
+
+    def _check_liveness(self, now: float, awake: float) -> float:
+        """Ping a silent peer; give up on one that does not answer."""
+        if not self._reading:       # its strand is full: not its fault
+            return now + self._ping_after_s
+        if self._pinged_at and self._last_read < self._pinged_at:
+            due = (max(self._pinged_at, awake)
+                   + self.hub.timing.ping_timeout_s)
+            if now >= due:
+                self.abort(CloseCode.ABNORMAL, 'no answer to a ping')
+            return due
+        due = max(self._last_read, awake) + self._ping_after_s
+        if now >= due:
+            self._pinged_at = now
+            self._out.append(framing.ping_frame())
+            self.flush()
+            return now + self.hub.timing.ping_timeout_s
+        return due
+
+    # -- what of ws4py must not run --------------------------------------
+
+    def once(self) -> bool:
+        """ws4py's way to read; the loop reads here."""
+        raise NotImplementedError('cp_wsrpc reads in its own loop')
+
+    run = terminate = once
+
+    def _write(self, data: bytes) -> None:
+        self.enqueue(bytes(data))
+
+    def close_connection(self) -> None:
+        """ws4py's way to end a connection at once."""
+        self.io.post(self.abort, CloseCode.ABNORMAL, 'closed')
+

@@ -1,0 +1,418 @@
+"""A bounded, fair pool of threads for the application's code.  Layer 2.
+
+``peer`` puts calls in on the loop's thread; ``wsrpc-worker-N`` run them.
+Three ways in, all of which start work in the order in which it came:
+
+* :meth:`Lane.submit`: calls of one connection, several at a time;
+* :meth:`Strand.post`: hooks of one connection, one at a time;
+* :class:`Turn`: calls to one ``Route`` instance, one at a time, except
+  while the running one waits for its client.
+
+What is put in is a function that never raises and its argument; what it
+raises all the same is logged and ends nothing.
+
+Fairness: a connection has at most half of the pool, in the queue and at
+work; what it sends beyond that waits in its own lane and goes to the
+*tail* of the queue, one for each that is done.  A connection with
+thousands of calls thus delays another's by at most a round.
+
+A worker that waits for a client (``PendingReply.result``) lends its place
+to a spare thread, up to four times the pool's size; so eight callers whose
+clients call back finish on a pool of eight (issue 2).
+"""
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from queue import SimpleQueue
+from typing import Any, TypeAlias
+
+from .conversation import blocking
+from .errors import Busy
+
+__all__ = ['Lane', 'Strand', 'Turn', 'WorkerPool']
+
+log = logging.getLogger('cp_wsrpc.workers')
+
+Task: TypeAlias = 'tuple[Lane | None, Callable[[Any], object], Any]'
+
+#: In the queue: the worker that takes it ends.
+_RETIRE: Any = (None, None, None)
+
+
+class WorkerPool:
+    """Threads that run what lanes, strands and turns give them.
+
+    ``size``         threads that may work at a time (10)
+    ``max_waiting``  calls that may wait for one, of all lanes (1 024);
+                     beyond, ``Lane.submit`` says no and the call is
+                     answered "busy"
+    ``on_thread_start``, ``on_thread_stop``  run in each worker as its
+                     first and last act (CherryPy's thread rules); again
+                     after :meth:`refresh`
+
+    ``_lock`` guards the counters here and in every lane and strand: one
+    lock, since each is held for some attribute writes only, and a call
+    takes it twice.  Nothing is called under it but ``SimpleQueue.put``,
+    which does not wait.
+    """
+
+    def __init__(self, size: int = 10, max_waiting: int = 1024,
+                 on_thread_start: Callable[[], None] = lambda: None,
+                 on_thread_stop: Callable[[], None] = lambda: None) -> None:
+        self.size = size
+        self.max_waiting = max_waiting
+        self.max_threads = 4 * size
+        self._on_start = on_thread_start
+        self._on_stop = on_thread_stop
+        self._queue: SimpleQueue[Task] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._threads: set[threading.Thread] = set()
+        self._alive = 0             # threads, less those told to retire
+        self._lent = 0              # workers that wait for a client
+        self._parked = 0            # calls in lanes, not yet in the queue
+        self._active_strands = 0
+        self._strands_idle = threading.Condition(self._lock)
+        self._named = 0
+        self._generation = 0
+        self._stopped = True
+
+    def start(self) -> None:
+        """Start the threads.  A stopped pool may be started again."""
+        with self._lock:
+            self._stopped = False
+            # A new queue: what is in the old one are the orders to end for
+            # threads that have not yet come back.
+            self._queue = SimpleQueue()
+            self._alive = self._lent = 0
+            self._start_missing()
+
+    def stop(self, timeout_s: float = 1.0) -> bool:
+        """End the threads when they come back; False if some do not.
+
+        Those are daemons and end with the process (design.md, 2).
+        """
+        with self._lock:
+            self._stopped = True
+            for _ in range(self._alive):
+                self._queue.put(_RETIRE)
+            self._alive = 0
+            threads = list(self._threads)
+        end = time.monotonic() + timeout_s
+        for thread in threads:
+            if thread is not threading.current_thread():
+                thread.join(max(0.0, end - time.monotonic()))
+        return not any(thread.is_alive() for thread in threads)
+
+    def refresh(self) -> None:
+        """Have each worker give back and take anew what it was given.
+
+        For ``engine.graceful``: workers call ``on_thread_stop`` and
+        ``on_thread_start`` before their next call.
+        """
+        self._generation += 1
+
+    def rescue(self) -> None:
+        """One more thread, whatever the limits: the pool is stuck."""
+        with self._lock:
+            self._start_thread()
+
+    def wait_for_strands(self, timeout_s: float) -> bool:
+        """Wait until no hook waits or runs; False if some still do."""
+        with self._lock:
+            return self._strands_idle.wait_for(
+                lambda: not self._active_strands, timeout_s)
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for a thread; read without the lock, for show."""
+        return self._parked + self._queue.qsize()
+
+    @property
+    def threads(self) -> int:
+        """Threads alive, lent ones and spares included."""
+        return len(self._threads)
+
+    @contextmanager
+    def lend(self, lane: Lane | None) -> Iterator[None]:
+        """Around a wait in a worker: its place goes to a spare thread.
+
+        Raises Busy when four times the pool's size is at work or waits.
+        """
+        with self._lock:
+            if self._alive >= self.max_threads and not self._stopped \
+                    and self._alive - self._lent <= self.size:
+                raise Busy('too many calls wait for their clients')
+            # Whether the pool was started anew meanwhile, without this
+            # thread in its figures.
+            queue = self._queue
+            self._lent += 1
+            self._start_missing()
+            if lane is not None:
+                lane._advance()
+        try:
+            yield
+        finally:
+            with self._lock:
+                if lane is not None:
+                    lane._taken += 1
+                if queue is self._queue:
+                    self._lent -= 1
+                if self._alive - self._lent > self.size \
+                        and not self._stopped:
+                    self._alive -= 1
+                    self._queue.put(_RETIRE)
+
+    def _start_missing(self) -> None:
+        assert self._lock.locked()
+        while not self._stopped and self._alive - self._lent < self.size \
+                and self._alive < self.max_threads:
+            self._start_thread()
+
+    def _start_thread(self) -> None:
+        assert self._lock.locked()
+        self._named += 1
+        self._alive += 1
+        # Daemons: a method that never returns must not keep the process
+        # (bus.block() joins every other thread without limit; pitfall 26).
+        thread = threading.Thread(
+            target=self._run, args=(self._queue,),
+            name=f'wsrpc-worker-{self._named}', daemon=True)
+        self._threads.add(thread)
+        thread.start()
+
+    def _run(self, queue: SimpleQueue[Task]) -> None:
+        lane_of_call: list[Lane | None] = [None]
+        blocking.guard = blocking.lend = partial(self._lend_place,
+                                                 lane_of_call)
+        generation = self._generation
+        self._hook(self._on_start)
+        get = queue.get
+        try:
+            while True:
+                task = get()
+                lane, run, argument = task
+                if task is _RETIRE:
+                    return
+                if generation != self._generation:
+                    generation = self._generation
+                    self._hook(self._on_stop)
+                    self._hook(self._on_start)
+                lane_of_call[0] = lane
+                try:
+                    run(argument)
+                except BaseException:
+                    # Nothing of the application's comes this far: it is a
+                    # fault of ours, and no reason to lose a worker.
+                    log.exception('a task of the pool failed')
+                if lane is not None:
+                    lane.finish()
+                # An idle worker must not keep the last call's objects.
+                del task, lane, run, argument
+                lane_of_call[0] = None
+        finally:
+            self._hook(self._on_stop)
+            with self._lock:
+                self._threads.discard(threading.current_thread())
+
+    def _lend_place(self, lane_of_call: list[Lane | None]) -> Any:
+        return self.lend(lane_of_call[0])
+
+    def _hook(self, hook: Callable[[], None]) -> None:
+        try:
+            hook()
+        except Exception:
+            log.exception('a thread hook of the pool failed')
+
+
+class Lane:
+    """The calls of one connection on their way into the pool.
+
+    At most ``max_running`` of them are in the pool's queue and at work,
+    at most ``max_waiting`` wait behind those.  ``pool._lock`` guards all.
+    """
+
+    __slots__ = ('_pool', '_max_running', '_max_waiting', '_taken',
+                 '_parked')
+
+    def __init__(self, pool: WorkerPool, max_running: int,
+                 max_waiting: int = 128) -> None:
+        self._pool = pool
+        self._max_running = max(1, min(max_running, pool.size // 2))
+        self._max_waiting = max_waiting
+        self._taken = 0
+        self._parked: deque[tuple[Callable[[Any], object], Any]] | None = \
+            None                    # made when needed: most never do
+
+    def submit(self, run: Callable[[Any], object], argument: Any) -> bool:
+        """Have a worker call ``run(argument)``; False when full."""
+        pool = self._pool
+        with pool._lock:
+            if self._taken < self._max_running:
+                if pool._queue.qsize() + pool._parked >= pool.max_waiting:
+                    return False
+                self._taken += 1
+                pool._queue.put((self, run, argument))
+                return True
+            if self._parked is None:
+                self._parked = deque()
+            if len(self._parked) >= self._max_waiting or (
+                    pool._queue.qsize() + pool._parked >= pool.max_waiting):
+                return False
+            self._parked.append((run, argument))
+            pool._parked += 1
+            return True
+
+    def finish(self) -> None:
+        """One call is done; called by the worker that ran it."""
+        with self._pool._lock:
+            self._advance()
+
+    def clear(self) -> list[Any]:
+        """Take out what waits in the lane; the arguments of it."""
+        with self._pool._lock:
+            if not self._parked:
+                return []
+            arguments = [argument for _, argument in self._parked]
+            self._pool._parked -= len(self._parked)
+            self._parked.clear()
+        return arguments
+
+    def _advance(self) -> None:
+        pool = self._pool
+        assert pool._lock.locked()
+        if self._parked and self._taken <= self._max_running:
+            run, argument = self._parked.popleft()
+            pool._parked -= 1
+            pool._queue.put((self, run, argument))
+        else:
+            self._taken -= 1
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait in the lane itself."""
+        return len(self._parked) if self._parked else 0
+
+
+class Strand:
+    """Hooks and messages of one connection: on the pool, one at a time.
+
+    ``post`` from any thread; each function is called in the order of its
+    posting, never two at once.  Not counted in the pool's limits: what
+    fills it is bounded by whoever posts (a socket stops reading).
+    """
+
+    __slots__ = ('_pool', '_tasks', '_active')
+
+    def __init__(self, pool: WorkerPool) -> None:
+        self._pool = pool
+        self._tasks: deque[tuple[Callable[..., object], tuple[Any, ...]]] \
+            = deque()
+        self._active = False
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def post(self, run: Callable[..., object], *args: Any) -> None:
+        """Have ``run(*args)`` called on the pool after all before it."""
+        pool = self._pool
+        with pool._lock:
+            self._tasks.append((run, args))
+            if self._active:
+                return
+            self._active = True
+            pool._active_strands += 1
+            pool._queue.put((None, Strand._run_next, self))
+
+    def _run_next(self) -> None:
+        # One a turn: a busy strand goes to the tail, as a busy lane does.
+        run, args = self._tasks.popleft()
+        try:
+            run(*args)
+        except BaseException:
+            log.exception('a hook failed')
+        pool = self._pool
+        with pool._lock:
+            if self._tasks:
+                pool._queue.put((None, Strand._run_next, self))
+                return
+            self._active = False
+            pool._active_strands -= 1
+            if not pool._active_strands:
+                pool._strands_idle.notify_all()
+
+
+class Turn:
+    """Whose turn it is on one ``Route`` instance.
+
+    ``enter(start, call)`` begins the call now (True) or keeps it until it
+    is its turn: then ``start(call)`` is called, in the thread that gave
+    the turn up, and must not wait.  ``leave`` ends a turn.  ``yielded``
+    is a turn given up during a wait: the next call may run; the one that
+    waited goes on as soon as the running one leaves or waits, before all
+    that has not yet begun.
+
+    ``_lock`` guards the rest; ``start`` is called outside of it.
+    """
+
+    __slots__ = ('_lock', '_taken', '_waiting', '_returning')
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._taken = False
+        self._waiting: deque[tuple[Callable[[Any], object], Any]] = deque()
+        self._returning: deque[Callable[[], object]] = deque()
+
+    def enter(self, start: Callable[[Any], object], call: Any,
+              max_waiting: int = 128) -> bool | None:
+        """True: go on; False: kept for later; None: too many wait."""
+        with self._lock:
+            if not self._taken:
+                self._taken = True
+                return True
+            if len(self._waiting) >= max_waiting:
+                return None
+            self._waiting.append((start, call))
+            return False
+
+    def leave(self) -> None:
+        """The turn is over: whoever is next goes on."""
+        with self._lock:
+            assert self._taken
+            if self._returning:
+                resume = self._returning.popleft()
+            elif self._waiting:
+                start, call = self._waiting.popleft()
+                resume = None
+            else:
+                self._taken = False
+                return
+        if resume is not None:
+            resume()
+        else:
+            start(call)
+
+    def reenter(self, resume: Callable[[], object]) -> bool:
+        """Ask for the turn after a wait; ``resume()`` gives it later."""
+        with self._lock:
+            if not self._taken:
+                self._taken = True
+                return True
+            self._returning.append(resume)
+            return False
+
+    @contextmanager
+    def yielded(self) -> Iterator[None]:
+        """Around a wait of the method that has the turn (in a thread)."""
+        self.leave()
+        try:
+            yield
+        finally:
+            mine = threading.Event()
+            if not self.reenter(mine.set):
+                mine.wait()
