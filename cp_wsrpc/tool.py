@@ -180,7 +180,6 @@ class WsrpcTool(WebSocketTool):     # type: ignore[misc]
                 for name in _HEADERS_OF_101:
                     headers.pop(name, None)
             return
-        response.stream = False
         # json_out makes one of any result, and a wrapper of ours.
         response.body = None
         for name in ('Content-Type', 'Content-Encoding', 'Content-Length',

@@ -1,0 +1,99 @@
+"""The tool on servers of other kinds than that of ``test_tool``."""
+from __future__ import annotations
+
+import cherrypy
+import pytest
+
+import cp_wsrpc
+
+from .rawpeer import client_frame, TEXT
+from .serving import serving, wait_until
+from .test_tool import (ON, PING, REFUSING, assert_refused, assert_served,
+                        build_root)
+
+
+def test_a_full_server_says_503_to_both_questions():
+    with serving(build_root(), {'/api': ON},
+                 engine={'wsrpc.max_connections': 1}) as server:
+        with server.peer('/api') as first:
+            assert_served(first)
+            with server.peer('/api') as second:
+                assert_refused(second, 503)
+            assert server.http('/api', method='POST').status == 503
+            assert server.http('/api').status == 426
+        wait_until(lambda: len(cherrypy.engine.wsrpc.manager) == 0)
+        with server.peer('/api') as third:
+            assert_served(third)
+        assert server.logged('503: 1 connections are open')
+
+
+@pytest.mark.parametrize('tls', ['builtin', 'pyopenssl'])
+def test_over_tls_as_well(tls):
+    with serving(build_root(), {'/api': ON, '/basic': REFUSING['basic'][0]
+                                | ON}, tls=tls) as server:
+        origin = {'Origin': f'https://127.0.0.1:{server.port}'}
+        with server.peer('/api', headers=origin,
+                         early=client_frame(TEXT, PING)) as peer:
+            assert peer.recv_json()['result'] == 'pong'
+            assert_served(peer)
+        with server.peer('/basic') as peer:
+            assert_refused(peer, 401)
+        plain = {'Origin': f'http://127.0.0.1:{server.port}'}
+        with server.peer('/api', headers=plain) as peer:
+            assert_refused(peer, 403)
+
+
+class Echo(cp_wsrpc.WebSocket):
+    def opened(self):
+        self.send('Welcome!')
+
+    def received_message(self, message):
+        self.send(str(message).upper())
+
+
+def test_a_plain_handler_has_the_socket():
+    config = {'/api': ON | {'tools.wsrpc.handler_cls': Echo,
+                            'tools.wsrpc.subprotocols': ['chat']}}
+    with serving(build_root(), config) as server:
+        headers = {'Sec-WebSocket-Protocol': 'jsonrpc, chat'}
+        with server.peer('/api', headers=headers) as peer:
+            # The dialects are of RPC; here they mean nothing.
+            assert peer.headers['sec-websocket-protocol'] == 'chat'
+            assert peer.recv_text() == 'Welcome!'
+            peer.send_text('hello')
+            assert peer.recv_text() == 'HELLO'
+        answer = server.http('/api')
+        assert answer.status == 426
+        assert b'new WebSocket("/api")' in answer.body
+        assert server.http('/api/wsrpc.js').status == 404
+
+
+def test_a_tree_mounted_after_the_start_is_served():
+    with serving(build_root(), {'/api': ON}) as server:
+        cherrypy.tree.mount(build_root(), '/late', {'/api': ON})
+        with server.peer('/late/api') as peer:
+            assert_served(peer)
+
+
+def test_the_engine_may_stop_and_start_again():
+    with serving(build_root(), {'/api': ON}) as server:
+        with server.peer('/api') as peer:
+            assert_served(peer)
+        cherrypy.engine.stop()
+        cherrypy.server.httpserver = None
+        cherrypy.engine.start()
+        with server.peer('/api') as peer:
+            assert_served(peer)
+
+
+def test_a_static_page_may_share_the_path(tmp_path):
+    (tmp_path / 'index.html').write_text('a static page')
+    root = build_root().api
+    config = {'/': ON | {'tools.staticdir.on': True,
+                         'tools.staticdir.dir': str(tmp_path),
+                         'tools.staticdir.index': 'index.html'}}
+    with serving(root, config) as server:
+        assert server.http('/').body == b'a static page'
+        assert server.http('/wsrpc.js').status == 200
+        with server.peer('/') as peer:
+            assert_served(peer)
