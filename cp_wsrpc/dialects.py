@@ -53,8 +53,8 @@ class Bad(msgspec.Struct):
     dialect: Any = None
 
 
-class _Any(msgspec.Struct, gc=False):
-    """Every member that a message of any dialect may have."""
+class _Jsonrpc2(msgspec.Struct, gc=False):
+    """The members of a JSON-RPC message."""
 
     jsonrpc: str | UnsetType = UNSET
     method: str | UnsetType = UNSET
@@ -62,12 +62,17 @@ class _Any(msgspec.Struct, gc=False):
     id: int | str | None | UnsetType = UNSET
     result: Raw = Raw()
     error: Raw = Raw()
+    meta: Raw = msgspec.field(name='_meta', default=Raw())
+
+
+class _Any(_Jsonrpc2, gc=False):
+    """Every member that a message of any dialect may have."""
+
     serial: int | str | None | UnsetType = UNSET
     call: str | UnsetType = UNSET
     arguments: Raw = Raw()
     data: Raw = Raw()
     type: str | UnsetType = UNSET
-    meta: Raw = msgspec.field(name='_meta', default=Raw())
 
 
 class _ErrorObject(msgspec.Struct):
@@ -80,6 +85,7 @@ class _ErrorObject(msgspec.Struct):
 
 
 _decode_message = msgspec.json.Decoder(_Any).decode
+_decode_jsonrpc = msgspec.json.Decoder(_Jsonrpc2).decode
 _decode_items = msgspec.json.Decoder(list[Raw]).decode
 _decode_error = msgspec.json.Decoder(_ErrorObject).decode
 
@@ -170,11 +176,20 @@ def decode(text: bytes, max_depth: int = 100, max_batch: int = 100,
     if len(text) > max_depth and is_too_deep(text, max_depth):
         return Bad(None, InvalidRequest(
             f'the message is nested deeper than {max_depth}'))
+    message: Any
     try:
         message = _decode_message(text)
     except (msgspec.MsgspecError, RecursionError, ValueError):
-        return _decode_batch(text, max_batch) if _is_array(text) \
-            else _diagnose(text)
+        if _is_array(text):
+            return _decode_batch(text, max_batch)
+        try:
+            # Unknown members are ignored, also where they bear a name
+            # that means something in another dialect.
+            message = _decode_jsonrpc(text)
+        except (msgspec.MsgspecError, RecursionError, ValueError):
+            return _diagnose(text)
+        if message.jsonrpc != '2.0':
+            return _diagnose(text)
     if message.jsonrpc == '2.0':
         name = message.method
         id = message.id
@@ -182,7 +197,7 @@ def decode(text: bytes, max_depth: int = 100, max_batch: int = 100,
                 id is UNSET or id is None or (
                     -MAX_SAFE_INTEGER <= id <= MAX_SAFE_INTEGER
                     if type(id) is int else
-                    len(id) <= MAX_ID_CHARS)):  # type: ignore[arg-type]
+                    len(id) <= MAX_ID_CHARS)):
             return Call(NO_ID if id is UNSET else id, name,
                         message.params or None, JSONRPC,
                         message.meta or None)
@@ -223,7 +238,7 @@ def _decode_item(text: bytes) -> Call | Result | Failure | Bad:
     return item
 
 
-def _decode_reply(message: _Any, dialect: Dialect, id: Any, text: bytes,
+def _decode_reply(message: _Jsonrpc2, dialect: Dialect, id: Any, text: bytes,
                   ) -> Result | Failure | Bad:
     if message.method is UNSET and id is not UNSET:
         if message.error and message.error != Raw(b'null'):

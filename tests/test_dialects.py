@@ -195,7 +195,6 @@ ANSWERED = [
                         'a member of the wrong type'))
       for text in ('{"jsonrpc":"2.0","id":3,"result":"\\ud800"}',
                    '{"jsonrpc":"2.0","id":3,"error":"\\ud800"}',
-                   '{"jsonrpc":"2.0","id":3,"result":1,"type":5}',
                    '{"serial":3,"type":"callback","data":["\\udfff"]}',
                    '{"serial":3,"type":"error","data":"\\ud800"}',
                    '{"id":3,"result":{"\\ud800":1}}',
@@ -651,3 +650,10 @@ def test_any_failure_comes_back_from_its_text(
     assert (answer.id, answer.error.code, answer.error.message,
             answer.error.data) == (id, code, message, data)
     assert not isinstance(answer.error, errors.RPCError)
+
+
+def test_a_member_of_another_dialect_is_unknown_to_jsonrpc():
+    text = b'{"jsonrpc":"2.0","method":"add","id":1,"type":5,"call":null}'
+    call = decode(text)
+    assert isinstance(call, Call)
+    assert (call.id, call.name) == (1, 'add')
