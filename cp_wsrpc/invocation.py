@@ -35,7 +35,7 @@ from .current import Cell, cell, context_for
 from .errors import (Busy, ConnectionLostError, GoingAway, MethodNotFound,
                      ResponseTooBig, RPCError, Unauthorized, WsrpcError)
 from .failures import failure_of, is_answer, new_ref
-from .host_session import CallSession, LazySession, ensure_proxy
+from .host_session import CallSession, LazySession
 from .logs import LineLimiter, escape
 
 if TYPE_CHECKING:
@@ -67,7 +67,6 @@ def leave_worker() -> None:
 
 def _load_serving() -> None:
     host_serving.enter_thread()
-    ensure_proxy()
     cherrypy.serving.session = _session_of_call
 
 

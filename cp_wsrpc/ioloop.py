@@ -76,6 +76,8 @@ class IOLoop:
         self.counters: Counter[str] = Counter()
         #: when the process last woke from being stopped
         self.awake_since = 0.0
+        #: no more sockets are taken: the engine stops
+        self.closing = False
         #: asked whenever a call or a connection ends (``shutdown``)
         self.on_progress: Callable[[], None] | None = None
         #: what runs just now, for the log of slow callbacks
@@ -114,6 +116,7 @@ class IOLoop:
     def start(self) -> None:
         """Start the thread; returns when it runs."""
         assert self._thread is None
+        self.closing = False
         self.loop = _new_loop()
         ready = threading.Event()
         self._thread = threading.Thread(
@@ -162,6 +165,7 @@ class IOLoop:
             loop.run_forever()
             self._cancel_tasks(loop)
         finally:
+            self._on_wake()         # what was posted while it ended
             leave_thread()
             asyncio.set_event_loop(None)
             loop.close()
@@ -250,7 +254,7 @@ class IOLoop:
                 self._event_bytes -= size
             for websocket, frame in targets():
                 if not websocket.server_terminated:
-                    websocket._out.append(frame)
+                    websocket.out.frames.append(frame)
                     touched[websocket] = None
         for websocket in touched:
             self._guarded(websocket, 'flush')
@@ -273,6 +277,9 @@ class IOLoop:
 
     def adopt(self, websocket: WebSocket) -> None:
         """Take a socket over, from the HTTP side.  Posted there."""
+        if self.closing:
+            websocket.abort(1001, 'going away')
+            return
         self.websockets.add(websocket)
         self.counters['opened'] += 1
         self._guarded(websocket, 'on_adopted')

@@ -38,6 +38,7 @@ from .conversation import server_ids
 from .dialects import JSONRPC, Dialect
 from .endpoint import Endpoint, find_endpoints, place_of
 from .errors import CloseCode, ConfigError, MessageTooBig
+from .host_log import join_logs
 from .host_serving import Handshake
 from .hub import Hub, Timing
 from .invocation import enter_worker, leave_worker
@@ -118,6 +119,7 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
 
     def start(self) -> None:
         """Find the endpoints and start the threads."""
+        join_logs()
         self._find_endpoints()
         io = self.manager
         pool = WorkerPool(self.thread_pool, on_thread_start=enter_worker,

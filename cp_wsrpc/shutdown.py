@@ -75,6 +75,7 @@ def _drain(hub: Hub, stopper: Call | None) -> bool:
 
 
 def _close_all(hub: Hub, code: int, reason: str) -> None:
+    hub.io.closing = True
     for websocket in tuple(hub.io.websockets):
         websocket.close(code, reason)
 

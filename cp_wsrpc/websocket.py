@@ -36,9 +36,7 @@ from __future__ import annotations
 import enum
 import logging
 import random
-import threading
 import types
-from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from ws4py.messaging import (BinaryMessage, CloseControlMessage, Message,
@@ -49,6 +47,7 @@ from ws4py.websocket import WebSocket as Ws4pyWebSocket
 from . import framing, transport
 from .errors import CloseCode, MessageTooBig
 from .logs import escape, limited
+from .outqueue import Outcome, OutQueue
 
 if TYPE_CHECKING:
     from .endpoint import Endpoint
@@ -60,9 +59,6 @@ __all__ = ['State', 'WebSocket']
 
 log = logging.getLogger('cp_wsrpc.websocket')
 
-#: Frames and bytes joined into one ``send``.
-_JOIN_FRAMES = 256
-_JOIN_BYTES = 256 * 1024
 #: Seconds for the peer's Close after ours, and for its EOF after that.
 CLOSE_TIMEOUT_S = 2.0
 LEAVE_TIMEOUT_S = 1.0
@@ -91,10 +87,9 @@ class WebSocket(Ws4pyWebSocket):        # type: ignore[misc]
     and ``flush``.  Hooks (``opened``, ``received_message``, ``ponged``,
     ``closed``) run one at a time, in order, on the pool, and may block.
 
-    ``_io_lock`` guards the socket against writes of two threads at once and
-    against being closed under a write (the fd may be another's by then):
-    ``sock``, ``_unsent``, ``_refusing``.  ``_out`` is a deque, appended to
-    by any thread, emptied under ``_io_lock``.
+    Other threads touch ``out`` (see there) and read ``state``, which only
+    goes on to what is more closed: a stale look costs a frame that nobody
+    would have read.
     """
 
     endpoint: Endpoint
@@ -118,16 +113,8 @@ class WebSocket(Ws4pyWebSocket):        # type: ignore[misc]
         self.remote = ''
         self.id = ''
         self._is_secure = transport.is_tls(sock)
-        self._io_lock = threading.Lock()
-        self._out: deque[bytes] = deque()
-        self._scheduled = False         # a flush is on its way
-        self._unsent: memoryview | None = None
-        self._refusing = False          # the socket refused bytes
-        self._behind: deque[bytes] | None = None    # while refusing
-        self._behind_bytes = 0
-        self._grace = 0                 # frames of the burst that began it
+        self.out = OutQueue(sock)
         self._reading = False
-        self._pong: bytes | None = None
         self._last_read = self._last_write = self._opened_at = 0.0
         self._pinged_at = 0.0
         self._partial_since = 0.0
@@ -239,9 +226,10 @@ class WebSocket(Ws4pyWebSocket):        # type: ignore[misc]
     def enqueue(self, frame: bytes) -> None:
         """Put whole frames into the out-queue and have the loop send."""
         if self.state is State.OPEN and not self.server_terminated:
-            self._out.append(frame)
-            if not self._scheduled:
-                self._scheduled = True
+            out = self.out
+            out.frames.append(frame)
+            if not out.scheduled:
+                out.scheduled = True
                 self.io.flush_soon(self)
 
     def send_alone(self, frame: bytes) -> None:
@@ -250,118 +238,59 @@ class WebSocket(Ws4pyWebSocket):        # type: ignore[misc]
         Saves the wake of the loop, half the latency of a lone call.  Only
         for a plain socket: a TLS one belongs to the loop (pitfalls 20).
         """
-        if (self._is_secure or self._out or self._refusing
-                or self.state is not State.OPEN
-                or not self._io_lock.acquire(blocking=False)):
+        outcome = (Outcome.NOT_TRIED if self._is_secure
+                   or self.state is not State.OPEN
+                   else self.out.send_now(frame))
+        if outcome is Outcome.NOT_TRIED:
             self.enqueue(frame)
-            return
-        try:
-            if self._out or self._unsent is not None or self.sock is None:
-                sent = 0
-            else:
-                try:
-                    sent = self.sock.send(frame)
-                except transport.NOT_NOW:
-                    sent = 0
-                except transport.GONE:
-                    return          # the loop reads the same and closes
-                if sent == len(frame):
-                    return
-                if sent:
-                    self._unsent = memoryview(frame)[sent:]
-        finally:
-            self._io_lock.release()
-        if sent:
+        elif outcome is Outcome.REFUSED:
             self.io.post(self._begin_refusing)
-        else:
-            self.enqueue(frame)
+        # LOST: the loop reads the same from the socket, and closes.
 
     # -- sending: the loop's thread --------------------------------------
 
     def flush(self) -> None:
         """Send what is in the out-queue, as much as the socket takes."""
-        self._scheduled = False
-        if self._refusing:
-            self._fall_behind()
+        out = self.out
+        out.scheduled = False
+        if out.refusing:
+            out.fall_behind()
+            self._check_behind()
             return
-        out = self._out
-        while out:
-            with self._io_lock:
-                if self.sock is None or self._unsent is not None:
-                    return
-                waiting = len(out)
-                if waiting == 1:
-                    data = out.popleft()
-                elif waiting <= _JOIN_FRAMES:
-                    data = b''.join([out.popleft() for _ in range(waiting)])
-                else:
-                    data = b''.join(
-                        [out.popleft() for _ in range(_JOIN_FRAMES)])
-                sent = self._send(data)
-                if sent < 0:
-                    break
-                if sent < len(data):
-                    self._unsent = memoryview(data)[sent:]
-            if self._unsent is not None:
-                self._begin_refusing()
-                return
-        else:
-            if self.state is State.LEAVING:
-                self._begin_leaving()
-            return
-        self._finish(CloseCode.ABNORMAL, 'the connection was lost')
-
-    def _send(self, data: Any) -> int:
-        """Bytes taken; -1: the connection is gone."""
-        assert self._io_lock.locked()
-        try:
-            return int(self.sock.send(data))
-        except transport.NOT_NOW:
-            return 0
-        except transport.GONE as error:
-            self.unhandled_error(error)
-            return -1
+        outcome = out.send_all()
+        if outcome is Outcome.REFUSED:
+            self._begin_refusing()
+        elif outcome is Outcome.LOST:
+            self._finish(CloseCode.ABNORMAL, 'the connection was lost')
+        elif self.state is State.LEAVING:
+            self._begin_leaving()
 
     def _begin_refusing(self) -> None:
-        if self._refusing or self.sock is None or self._unsent is None:
+        out = self.out
+        if out.refusing or out.sock is None or out.unsent is None:
             return
-        self._refusing = True
+        out.begin_refusing()
         self._last_write = self.io.now()
-        self._behind = deque(self._out)
-        self._out.clear()
-        self._behind_bytes = 0
-        # A burst to a reader who keeps up is no offence: what stood in the
-        # queue when the socket first refused is not counted against him.
-        self._grace = len(self._behind)
         self.io.watch_writes(self)
         self._stop_reading()
         self.io.schedule(
             self, self._last_write + self.hub.timing.write_stall_s)
 
-    def _fall_behind(self) -> None:
-        """Count what is sent to a peer that takes nothing just now."""
-        assert self._behind is not None
-        out = self._out
-        while out:
-            frame = out.popleft()
-            self._behind.append(frame)
-            self._behind_bytes += len(frame)
-        options = self.endpoint.options
-        if (self._behind_bytes > options.out_max_bytes
-                or len(self._behind) - self._grace
-                > options.out_max_messages) and self.state is State.OPEN:
-            self._shed(f'{len(self._behind)} messages, '
-                       f'{self._behind_bytes} bytes behind')
+    def _check_behind(self) -> None:
+        """Give a peer up that falls too far behind."""
+        out, options = self.out, self.endpoint.options
+        if self.state is State.OPEN and (
+                out.behind_bytes > options.out_max_bytes
+                or out.behind_messages > options.out_max_messages):
+            self._shed(f'{out.behind_messages} messages, '
+                       f'{out.behind_bytes} bytes behind')
 
     def _shed(self, why: str) -> None:
         """Give a slow reader up: 4408, and an end in a second."""
         limited(log, 'slow', logging.WARNING, '%s %s: slow reader, closed '
                 '(4408): %s', self.id, self.remote, why)
         self.io.counters['slow_readers'] += 1
-        if self._behind is not None:
-            self._behind.clear()
-        self._behind_bytes = self._grace = 0
-        self._out.clear()
+        self.out.drop_waiting()
         self._begin_close(CloseCode.SLOW_READER, framing.close_frame(
             CloseCode.SLOW_READER, 'slow reader'))
         self._deadline = self.io.now() + 1.0
@@ -369,46 +298,15 @@ class WebSocket(Ws4pyWebSocket):        # type: ignore[misc]
 
     def on_writable(self) -> None:
         """The socket takes bytes again (or is gone)."""
-        assert self._behind is not None
-        while True:
-            with self._io_lock:
-                if self.sock is None:
-                    return
-                if self._unsent is None:
-                    if not self._behind:
-                        break
-                    self._unsent = memoryview(self._take_behind())
-                sent = self._send(self._unsent)
-                if sent == 0:
-                    return
-                if sent > 0:
-                    self._last_write = self.io.now()
-                    self._unsent = (self._unsent[sent:]
-                                    if sent < len(self._unsent) else None)
-                    if self._unsent is not None:
-                        return
-            if sent < 0:
-                self._finish(CloseCode.ABNORMAL, 'the connection was lost')
-                return
-        self._refusing = False
-        self._behind = None
-        self.io.unwatch_writes(self)
-        self._go_on_reading()
-        self.flush()
-
-    def _take_behind(self) -> bytes:
-        assert self._behind is not None
-        parts: list[bytes] = []
-        size = 0
-        while self._behind and size < _JOIN_BYTES:
-            part = self._behind.popleft()
-            size += len(part)
-            parts.append(part)
-            if self._grace:
-                self._grace -= 1
-            else:
-                self._behind_bytes -= len(part)
-        return b''.join(parts)
+        outcome, moved = self.out.go_on()
+        if moved:
+            self._last_write = self.io.now()
+        if outcome is Outcome.LOST:
+            self._finish(CloseCode.ABNORMAL, 'the connection was lost')
+        elif outcome is Outcome.SENT:
+            self.io.unwatch_writes(self)
+            self._go_on_reading()
+            self.flush()
 
     # -- reading: the loop's thread --------------------------------------
 
@@ -455,7 +353,7 @@ class WebSocket(Ws4pyWebSocket):        # type: ignore[misc]
         stream = self.stream
         items = stream.feed(data)
         # What the messages make us send goes out below, in one piece.
-        self._scheduled = True
+        self.out.scheduled = True
         if items:
             self.on_items(items)
         if stream.unfinished:
@@ -465,8 +363,8 @@ class WebSocket(Ws4pyWebSocket):        # type: ignore[misc]
         if stream.failure is not None and self.state < State.LEAVING:
             self._fail(stream.failure.code, stream.failure.reason)
         # Cleared before the look: who appends after it flushes himself.
-        self._scheduled = False
-        if self._out and self.state < State.CLOSED:
+        self.out.scheduled = False
+        if self.out.frames and self.state < State.CLOSED:
             self.flush()
 
     def _note_partial(self, now: float, items: list[Any]) -> None:
@@ -512,25 +410,11 @@ class WebSocket(Ws4pyWebSocket):        # type: ignore[misc]
         if not self._admit_control():
             return
         if isinstance(item, PingControlMessage):
-            frame = framing.pong_frame(item.data)
-            if self._refusing:
-                self._queue_pong(frame)
-            elif self.state is State.OPEN:
-                self._out.append(frame)
+            if self.state is State.OPEN:
+                self.out.put_pong(framing.pong_frame(item.data))
         elif isinstance(item, PongControlMessage) \
                 and type(self).ponged is not Ws4pyWebSocket.ponged:
             self.strand.post(self.run_hook, 'ponged', item)
-
-    def _queue_pong(self, frame: bytes) -> None:
-        """At most one pong waits: the newest answers for all (5.5.3)."""
-        behind = self._behind
-        assert behind is not None
-        if self._pong is not None and behind and behind[-1] is self._pong:
-            behind.pop()
-            self._behind_bytes -= len(self._pong)
-        self._pong = frame
-        behind.append(frame)
-        self._behind_bytes += len(frame)
 
     def _admit_control(self) -> bool:
         """False, and 1008, past 50 control frames a second for 5 s."""
@@ -546,7 +430,7 @@ class WebSocket(Ws4pyWebSocket):        # type: ignore[misc]
         return True
 
     def _go_on_reading(self) -> None:
-        if (not self._reading and not self._refusing
+        if (not self._reading and not self.out.refusing
                 and self.sock is not None
                 and len(self.strand) < _MAX_UNHANDLED):
             self._reading = True
@@ -580,11 +464,8 @@ class WebSocket(Ws4pyWebSocket):        # type: ignore[misc]
         self.io.schedule(self, self._deadline)
 
     def _send_last(self, frame: bytes) -> None:
-        self._out.append(frame)
-        if self._refusing:
-            assert self._behind is not None
-            self._behind.append(self._out.pop())
-        else:
+        self.out.put_last(frame)
+        if not self.out.refusing:
             self.flush()
 
     def _on_close_frame(self, close: CloseControlMessage) -> None:
@@ -616,7 +497,7 @@ class WebSocket(Ws4pyWebSocket):        # type: ignore[misc]
         self._report_end(code, reason)
         if frame is not None:
             self._send_last(frame)
-        elif not self._refusing:
+        elif not self.out.refusing:
             self.flush()
 
     def _begin_leaving(self) -> None:
@@ -626,7 +507,7 @@ class WebSocket(Ws4pyWebSocket):        # type: ignore[misc]
         overtake the Close (RFC 6455 7.1.1).
         """
         if self.sock is not None:
-            with self._io_lock:
+            with self.out.lock:
                 transport.half_close(self.sock)
             self._go_on_reading()
 
@@ -645,14 +526,10 @@ class WebSocket(Ws4pyWebSocket):        # type: ignore[misc]
         self._enter(State.CLOSED)
         if self._reading:
             self._stop_reading()
-        if self._refusing:
+        if self.out.refusing:
             self.io.unwatch_writes(self)
-        with self._io_lock:
-            sock, self.sock = self.sock, None
-            self._unsent = None
-        transport.close_hard(sock, reset)
-        self._out.clear()
-        self._behind = None
+        self.sock = None
+        transport.close_hard(self.out.close(), reset)
         if not was_new:
             self._report_end(code, reason)
         self.io.forget(self)
@@ -693,7 +570,7 @@ class WebSocket(Ws4pyWebSocket):        # type: ignore[misc]
         # A process that was stopped (SIGSTOP, a suspended machine) has
         # missed bytes that did come: silence counts from when it woke.
         awake: float = self.io.awake_since
-        if self._refusing:
+        if self.out.refusing:
             stall_s = self.hub.timing.write_stall_s
             due = max(self._last_write, awake) + stall_s
             if now >= due:
@@ -723,7 +600,7 @@ class WebSocket(Ws4pyWebSocket):        # type: ignore[misc]
         due = max(self._last_read, awake) + self._ping_after_s
         if now >= due:
             self._pinged_at = now
-            self._out.append(framing.ping_frame())
+            self.out.frames.append(framing.ping_frame())
             self.flush()
             return now + self.hub.timing.ping_timeout_s
         return due

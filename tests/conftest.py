@@ -58,7 +58,7 @@ def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
             # their socket waits for the collector (cheroot issue 746).
             gc.collect()
             new &= _sockets()
-        return names + _described(new)
+        return names + (_described(new) if new else [])
 
     try:
         wait_until(lambda: not left(), _GRACE_S)
