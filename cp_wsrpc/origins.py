@@ -31,6 +31,7 @@ __all__ = ['HostPort', 'Origin', 'host_refusal', 'is_loopback',
 # not be looked at.
 MAX_ORIGIN_CHARS = 300
 DEFAULT_PORTS = {'http': 80, 'https': 443, 'ws': 80, 'wss': 443}
+_PAGE_SCHEMES = {'ws': 'http', 'wss': 'https'}
 LOCAL_HOSTS = ('localhost', '127.0.0.1', '[::1]')
 
 _HOST = r'(\[[0-9A-Fa-f:.]{2,45}\]|[0-9A-Za-z._-]{1,253})'
@@ -129,6 +130,10 @@ def origin_refusal(values: Sequence[str], base: str,
         return f'refused {len(values)} Origin headers in one request'
     given = parse_origin(values[0])
     own = _base_origin(base)
+    if given is not None and given.scheme in _PAGE_SCHEMES:
+        # ws4py's client sends its own URL.  No page can have that origin,
+        # so letting it in lets in no page.
+        given = given._replace(scheme=_PAGE_SCHEMES[given.scheme])
     if given is not None and (given == own
                               or given in map(parse_origin, origins)):
         return None
