@@ -16,21 +16,19 @@ its deadline (``expire``), or by the end of the connection (``close``).
 """
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
 import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from .errors import (Busy, CallTimeout, ConnectionLostError, RemoteError)
 from .messages import Call, Failure, Result
-
-if TYPE_CHECKING:
-    import asyncio
 
 __all__ = ['Conversation', 'PendingReply', 'blocking', 'server_ids']
 
@@ -52,10 +50,18 @@ class _Blocking(threading.local):
     ``guard()`` returns a context manager.  Workers set one that lends
     their place in the pool to a spare thread; the loop's thread one that
     raises, since nothing may wait there.  Other threads just wait.
+    ``lend`` is the pool's own part of a worker's guard (``workers``), to
+    which ``invocation`` adds turns and sessions.  ``awaiting`` is how a
+    task of the thread's loop waits.
     """
 
     guard: Callable[[], AbstractContextManager[Any]] = \
         staticmethod(nullcontext)
+    lend: Callable[[], AbstractContextManager[Any]] = \
+        staticmethod(nullcontext)
+
+    awaiting: Callable[[PendingReply], Generator[Any, None, None]] = \
+        staticmethod(lambda reply: reply.until_done())
 
 
 blocking = _Blocking()
@@ -132,21 +138,24 @@ class PendingReply:
 
     def __await__(self) -> Generator[Any, None, Any]:
         if not self._done:
-            import asyncio
-            loop = asyncio.get_running_loop()
-            waiter: asyncio.Future[None] = loop.create_future()
-
-            def wake(_: PendingReply) -> None:
-                try:
-                    loop.call_soon_threadsafe(_set_unless_done, waiter)
-                except RuntimeError:
-                    # The loop was closed meanwhile; the task that waited
-                    # is gone with it.
-                    log.debug('nobody waits for %r any more', self)
-
-            self.watch(wake)
-            yield from waiter
+            yield from blocking.awaiting(self)
         return self._take()
+
+    def until_done(self) -> Generator[Any, None, None]:
+        """Wait in a task of asyncio, whichever thread settles it."""
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[None] = loop.create_future()
+
+        def wake(_: PendingReply) -> None:
+            try:
+                loop.call_soon_threadsafe(_set_unless_done, waiter)
+            except RuntimeError:
+                # The loop was closed meanwhile; the task that waited
+                # is gone with it.
+                log.debug('nobody waits for %r any more', self)
+
+        self.watch(wake)
+        yield from waiter
 
     def watch(self, watcher: Callable[[PendingReply], None]) -> None:
         """Have ``watcher(reply)`` called once, when it is settled.

@@ -17,6 +17,7 @@ reference stands in the log beside the traceback (threats C8).
 """
 from __future__ import annotations
 
+import os
 import secrets
 import traceback
 from typing import Any
@@ -28,6 +29,7 @@ from .errors import RPCError
 __all__ = ['failure_of', 'is_answer']
 
 MAX_TRACEBACK_CHARS = 16_384
+_PACKAGE = os.path.dirname(__file__)
 
 
 def is_answer(error: BaseException) -> bool:
@@ -80,8 +82,16 @@ def _text_of(error: Any) -> str:
 
 
 def _traceback_of(error: BaseException) -> str:
+    """The traceback from the application's own first frame on."""
+    theirs = error.__traceback__
+    while theirs is not None and os.path.dirname(
+            theirs.tb_frame.f_code.co_filename) == _PACKAGE:
+        theirs = theirs.tb_next
+    if theirs is None:
+        theirs = error.__traceback__
     try:
-        text = ''.join(traceback.format_exception(error))
+        text = ''.join(traceback.format_exception(
+            type(error), error, theirs))
     except Exception:           # __str__, __repr__ or __cause__ raised
-        text = ''.join(traceback.format_tb(error.__traceback__))
+        text = ''.join(traceback.format_tb(theirs))
     return text[-MAX_TRACEBACK_CHARS:]

@@ -23,7 +23,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -41,8 +41,8 @@ from .logs import LineLimiter, escape
 if TYPE_CHECKING:
     from .messages import Call
 
-__all__ = ['enter_worker', 'leave_worker', 'report', 'run_as_task',
-           'run_on_loop', 'run_on_worker']
+__all__ = ['await_in_turn', 'enter_worker', 'leave_worker', 'report',
+           'run_as_task', 'run_on_loop', 'run_on_worker']
 
 log = logging.getLogger('cp_wsrpc.invocation')
 
@@ -115,6 +115,38 @@ def _wait_for_client() -> Iterator[None]:
         else:
             with turn.yielded():
                 yield
+
+
+def await_in_turn(reply: PendingReply) -> Generator[Any, None, None]:
+    """Wait for a client's reply in an ``async def`` method.
+
+    A Route's turn is given up meanwhile, as in a worker; for
+    ``blocking.awaiting`` of the loop's thread.
+    """
+    mine = cell.get()
+    scope = mine.call.scope if mine is not None and mine.call else None
+    if scope is None or scope.turn is None:
+        yield from reply.until_done()
+        return
+    turn, scope.turn = scope.turn, None
+    turn.leave()
+    yield from reply.until_done()
+    yield from _take_turn(turn)
+    scope.turn = turn
+
+
+def _take_turn(turn: Any) -> Generator[Any, None, None]:
+    loop = asyncio.get_running_loop()
+    granted: asyncio.Future[None] = loop.create_future()
+
+    def grant() -> None:
+        if granted.cancelled():     # the task was, while it waited
+            turn.leave()
+        else:
+            granted.set_result(None)
+
+    if not turn.reenter(lambda: loop.call_soon_threadsafe(grant)):
+        yield from granted
 
 
 # -- the three ways ----------------------------------------------------------

@@ -32,6 +32,7 @@ from .conversation import blocking
 from .current import Cell, cell
 from .errors import Overloaded, WrongThread
 from .host_serving import enter_thread, leave_thread
+from .invocation import await_in_turn
 from .logs import limited
 
 if TYPE_CHECKING:
@@ -153,6 +154,7 @@ class IOLoop:
         asyncio.set_event_loop(loop)
         self._thread_id = threading.get_ident()
         blocking.guard = _refuse_to_wait
+        blocking.awaiting = await_in_turn
         # Callbacks run in copies of this context, which share the cell:
         # whoever runs a nonblocking method writes into it.
         cell.set(self.cell)

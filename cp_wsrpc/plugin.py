@@ -238,8 +238,13 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
         return websocket
 
     def handle(self, ws_handler: Any, peer_addr: Any = None) -> None:
-        """Have the loop take a socket over ('handle-websocket')."""
-        self.manager.post(self.manager.adopt, ws_handler)
+        """Have the loop take a socket over ('handle-websocket').
+
+        A plain ws4py handler is left to ws4py's own plugin, which an
+        application may have beside ours.
+        """
+        if isinstance(ws_handler, WebSocket):
+            self.manager.post(self.manager.adopt, ws_handler)
 
     # -- pushes: any thread ------------------------------------------------
 
