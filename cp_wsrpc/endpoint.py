@@ -137,6 +137,8 @@ class Endpoint:
                 methods = registry.build(
                     controller, options.routes, app=app, path=path,
                     harmless=options.harmless)
+                for method in methods.values():
+                    method.ask_first(options.authorize)
         except ConfigError as exc:
             raise ConfigError(f'{url_path}: {exc}') from exc
         return cls(app, path, app.script_name or '', options, config,

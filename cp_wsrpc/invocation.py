@@ -41,8 +41,9 @@ from .logs import LineLimiter, escape
 if TYPE_CHECKING:
     from .messages import Call
 
-__all__ = ['await_in_turn', 'enter_worker', 'leave_worker', 'report',
-           'run_as_task', 'run_on_loop', 'run_on_worker']
+__all__ = ['ask_authorizers', 'await_in_turn', 'enter_worker',
+           'leave_worker', 'report', 'run_as_task', 'run_on_loop',
+           'run_on_worker']
 
 log = logging.getLogger('cp_wsrpc.invocation')
 
@@ -161,14 +162,15 @@ def run_on_worker(call: Call) -> None:
     mine.call = call
     try:
         text = _run_blocking(call)
+        if call.scope is not None:
+            _let_session_go(call, save=True)
     except BaseException as error:
-        text = fail(call, error)
-    finally:
-        mine.call = None
-    if text is None:
-        call.connection.end_turn(call)
-    else:
+        text = _fail_blocking(call, error)
+    mine.call = None
+    if text is not None:
         call.connection.complete_on_worker(call, text)
+    elif call.scope is not None:
+        call.connection.end_turn(call)
 
 
 def _run_blocking(call: Call) -> bytes | None:
@@ -180,27 +182,43 @@ def _run_blocking(call: Call) -> bytes | None:
     if peer.handshake.bound:
         _check_session(call)
     call.args, call.kwargs = method.bind(call.params)
-    options = peer.endpoint.options
-    authorize = method.authorize or options.authorize
-    if authorize is not None and not authorize(call):
-        raise MethodNotFound()
-    saving = True
-    try:
-        if options.around is None:
-            return _answer(call, _call(call))
-        with options.around(call):
-            return _answer(call, _call(call))
-    except BaseException as error:
-        saving = is_answer(error)
-        raise
-    finally:
-        if call.scope is not None and call.scope.session is not None:
-            call.scope.session.let_go(saving)
+    if method.authorizers:
+        ask_authorizers(call)
+    around = peer.endpoint.options.around
+    if around is None:
+        return _answer(call, _call(call))
+    with around(call):
+        return _answer(call, _call(call))
+
+
+def _fail_blocking(call: Call, error: BaseException) -> bytes:
+    """Let go of what the method held, and word what it raised."""
+    if call.scope is not None:
+        try:
+            _let_session_go(call, save=is_answer(error))
+        except Exception as late:
+            error = late
+    return fail(call, error)
+
+
+def _let_session_go(call: Call, save: bool) -> None:
+    session = call.scope.session
+    if session is not None:
+        session.let_go(save)
+
+
+def ask_authorizers(call: Call) -> None:
+    """Ask who decides about this call; MethodNotFound if one says no."""
+    for authorize in call.method.authorizers:
+        if not authorize(call):
+            raise MethodNotFound()
 
 
 def run_on_loop(call: Call) -> bytes | None:
     """Run a nonblocking method here; its reply's text, None if later."""
     try:
+        if call.kwargs is None:
+            call.args, call.kwargs = call.method.bind(call.params)
         return _answer(call, _call(call))
     except BaseException as error:
         return fail(call, error)
@@ -288,7 +306,9 @@ class _Watched:
 def _call(call: Call) -> Any:
     method = call.method
     if method.route is None:
-        return method.function(*call.args, **call.kwargs)
+        # An empty ** costs as much as a small method.
+        return (method.function(*call.args, **call.kwargs) if call.kwargs
+                else method.function(*call.args))
     instance = call.connection.route_instance(method.route)
     return method.function(instance, *call.args, **call.kwargs)
 

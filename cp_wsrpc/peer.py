@@ -30,8 +30,8 @@ from .errors import (Busy, CloseCode, ConnectionLostError, GoingAway,
                      Unauthorized)
 from .exposure import kind_of, make_route
 from .host_serving import surroundings_of
-from .invocation import (fail, report, run_as_task, run_on_loop,
-                         run_on_worker)
+from .invocation import (ask_authorizers, fail, report, run_as_task,
+                         run_on_loop, run_on_worker)
 from .logs import escape, limited
 from .messages import NO_ID, Call, Failure, Result
 from .websocket import State, WebSocket
@@ -110,6 +110,7 @@ class Peer(WebSocket):
         self.lane = Lane(hub.pool, options.max_calls_per_connection,
                          options.max_waiting_per_connection)
         self._methods = endpoint.registry
+        self._takes_direct = not handshake.bound and options.opened is None
         self._max_in_flight = (options.max_calls_per_connection
                                + options.max_waiting_per_connection)
         self.dialect = DIALECTS.get(handshake.subprotocol or '',
@@ -252,14 +253,18 @@ class Peer(WebSocket):
     def _begin(self, call: Call) -> None:
         """Find the method of a call and start it, or say why not."""
         call.connection = self
-        if self._held is not None:
-            self._hold(call)
-            return
-        method = self._methods.get(call.name)
         running = self.conversation.running
         key = call if call.id is NO_ID else call.id
         if key in running:
             self._refuse_duplicate(call)
+            return
+        method = call.method = self._methods.get(call.name)
+        if method is not None and method.is_direct and self._takes_direct \
+                and not self.hub.draining:
+            self._run_direct(call)
+            return
+        if self._held is not None:
+            self._hold(call)
             return
         running[key] = call
         if self.hub.draining:
@@ -274,7 +279,6 @@ class Peer(WebSocket):
             else:
                 self._refuse(call, MethodNotFound())
         else:
-            call.method = method
             call.arrived = self._last_read
             if method.timeout_s:
                 call.deadline = self._last_read + method.timeout_s
@@ -309,6 +313,26 @@ class Peer(WebSocket):
 
     # -- to the method -----------------------------------------------------
 
+    def _run_direct(self, call: Call) -> None:
+        """Run a nonblocking method of which nothing need be asked first.
+
+        As ``_start`` and ``_start_here`` would, in one step and without
+        ever being "in flight": 2.4 us a call become 1.7.
+        """
+        io = self.io
+        io.doing = call.name
+        io.cell.call = call
+        text = run_on_loop(call)
+        io.cell.call = None
+        if text is None:        # it waits for a reply of the client
+            self.conversation.running[
+                call if call.id is NO_ID else call.id] = call
+        elif call.batch is not None or call.id is NO_ID:
+            self.complete(call, text)
+        elif not self.server_terminated:
+            # The read that brought the call flushes at its end.
+            self.out.frames.append(framing.text_frame(text))
+
     def _start(self, call: Call) -> None:
         """Give a call to the thread of its method.  The loop's thread."""
         method: Method = call.method
@@ -316,22 +340,30 @@ class Peer(WebSocket):
             if not self.lane.submit(run_on_worker, call):
                 self._refuse_start(call)
             return
+        if any(kind_of(authorize) != 'nonblocking'
+               for authorize in method.authorizers):
+            if not self.lane.submit(self._check_on_worker, call):
+                self._refuse_start(call)
+            return
+        if self._check(call):
+            self._start_here(call)
+
+    def _check(self, call: Call) -> bool:
+        """Look at session, arguments and rights; answer if one is wrong."""
         try:
             if self.handshake.bound:
                 self._check_user()
-            call.args, call.kwargs = method.bind(call.params)
-            authorize = method.authorize or self.endpoint.options.authorize
-            if authorize is not None:
-                if kind_of(authorize) != 'nonblocking':
-                    self._authorize_first(call, authorize)
-                    return
-                if not authorize(call):
-                    raise MethodNotFound()
+            call.args, call.kwargs = call.method.bind(call.params)
+            ask_authorizers(call)
         except BaseException as error:
             self.end_turn(call)
             self.complete(call, fail(call, error))
-            return
-        self._start_here(call)
+            return False
+        return True
+
+    def _check_on_worker(self, call: Call) -> None:
+        if self._check(call):
+            self.io.post(self._start_here, call)
 
     def _start_here(self, call: Call) -> None:
         """Run a nonblocking or async method; all checks are passed."""
@@ -355,21 +387,6 @@ class Peer(WebSocket):
         self.end_turn(call)
         if self._async_waiting:
             self._start_here(self._async_waiting.pop(0))
-
-    def _authorize_first(self, call: Call, authorize: Any) -> None:
-        """Ask on the pool whether an async method may be called."""
-        def ask(call: Call) -> None:
-            try:
-                if not authorize(call):
-                    raise MethodNotFound()
-            except BaseException as error:
-                self.end_turn(call)
-                self.complete(call, fail(call, error))
-            else:
-                self.io.post(self._start_here, call)
-
-        if not self.lane.submit(ask, call):
-            self._refuse_start(call)
 
     def _refuse_start(self, call: Call) -> None:
         self.end_turn(call)
@@ -449,7 +466,8 @@ class Peer(WebSocket):
         could be joined with this one: it is sent from here.
         """
         running = self.conversation.running
-        self.end_turn(call)
+        if call.scope is not None:
+            self.end_turn(call)
         if (len(running) > 1 or call.id is NO_ID or call.batch is not None
                 or self.hub.draining):
             self.complete(call, text)
@@ -487,6 +505,7 @@ class Peer(WebSocket):
 
     def _release_held(self) -> None:
         held, self._held = self._held or [], None
+        self._takes_direct = not self.handshake.bound
         for call in held:
             if self.state is State.OPEN:
                 self._begin(call)

@@ -23,7 +23,7 @@ from __future__ import annotations
 import functools
 import logging
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from .arguments import NO_KEYWORDS, Bind, compile_bind
@@ -68,15 +68,19 @@ class Method:
     ``attribute``   the method's name in the Route class: 'init'
     ``timeout_s``   seconds, or None: the server's default
     ``authorize``   callable ``(call)`` of this method alone, or None
+    ``authorizers`` all that are asked before a call: the endpoint's, then
+                    its own
+    ``is_direct``   True: a nonblocking function of which nothing need be
+                    asked first
     ``signature``   what it takes; ``str()`` of it words errors
     ``bind``        ``bind(params) -> (args, kwargs)``, see ``arguments``:
                     JSON text or None in, InvalidParams when it does not
                     fit; kwargs may be NO_KEYWORDS, which cannot be changed
     """
 
-    __slots__ = ('attribute', 'authorize', 'bind', 'function',
-                 'is_generator', 'kind', 'name', 'route', 'signature',
-                 'timeout_s')
+    __slots__ = ('attribute', 'authorize', 'authorizers', 'bind',
+                 'function', 'is_direct', 'is_generator', 'kind', 'name',
+                 'route', 'signature', 'timeout_s')
 
     bind: Bind
     kind: Kind
@@ -98,6 +102,18 @@ class Method:
             name, plain,
             instance_first=route is not None and plain is function)
         self.bind = compile_bind(self.signature)
+        self.authorizers: tuple[Callable[[Any], Any], ...] = ()
+        self.is_direct = False
+        self.ask_first(None)
+
+    def ask_first(self, authorize: Callable[[Any], Any] | None) -> None:
+        """Have the endpoint's ``authorize`` asked before each call."""
+        self.authorizers = tuple(
+            each for each in (authorize, self.authorize) if each is not None)
+        self.is_direct = (
+            self.kind == 'nonblocking' and self.route is None
+            and not self.authorizers and not self.timeout_s
+            and not self.is_generator)
 
     def __repr__(self) -> str:
         return f'<Method {self.signature} {self.kind}>'
