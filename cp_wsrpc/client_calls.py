@@ -52,10 +52,12 @@ class ClientCalls(Conversation):
         self._queued_bytes = 0
         self._retries: dict[Any, int] = {}
 
-    @property
-    def queued(self) -> int:
-        """How much waits for a connection; read without the lock."""
-        return len(self._queue) + len(self._resting)
+    def check_open(self) -> None:
+        """Raise ConnectionLostError once it has ended."""
+        with self._lock:
+            if self._ended is not None:
+                raise ConnectionLostError(str(self._ended),
+                                          maybe_executed=False)
 
     # -- the queue ---------------------------------------------------------
 

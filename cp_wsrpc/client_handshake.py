@@ -48,7 +48,8 @@ _HINTS = {
 }
 
 
-class HandshakeError(ConnectionLostError, Ws4pyHandshakeError):
+class HandshakeError(ConnectionLostError,
+                     Ws4pyHandshakeError):      # type: ignore[misc]
     """The server answered, but there is no connection.
 
     ``status``   of the HTTP answer, or None if it was no HTTP

@@ -30,6 +30,7 @@ __all__ = ['Routes', 'in_thread_of']
 
 log = logging.getLogger('cp_wsrpc.client')
 
+MAX_THREADS = 128
 MAX_TYPE_CHARS = 120
 MAX_TEXT_BYTES = 4096
 
@@ -56,6 +57,7 @@ class Routes:
         self._methods: dict[str, Method] = {}
         self._running: set[Any] = set()     # ids; added to by the loop
         self._lock = threading.Lock()
+        self._stopped = False
         self._pool: WorkerPool | None = None
         self._lane: Lane | None = None
         self._strand: Strand | None = None
@@ -84,7 +86,9 @@ class Routes:
     def post(self, what: str, function: Callable[..., object], *args: Any,
              ) -> None:
         """Run it after all that was posted before; log what it raises."""
-        self._start().post(_run_hook, what, function, args)
+        strand = self._start()
+        if strand is not None:
+            strand.post(_run_hook, what, function, args)
 
     def serve(self, call: Call, answer: Callable[[bytes], None]) -> None:
         """Have the server's call run, and its reply given to ``answer``.
@@ -112,31 +116,46 @@ class Routes:
             return
         call.method = method
         self._start()
-        assert self._lane is not None
+        lane = self._lane
         self._running.add(call.id)
-        if not self._lane.submit(self._run, (call, answer)):
+        if lane is None or not lane.submit(self._run, (call, answer)):
             self._running.discard(call.id)
             answer(_failure(call, Busy()))
 
-    def stop(self, timeout_s: float) -> None:
-        """End the threads, after what was posted."""
+    def open(self) -> None:
+        """Threads may be started, also again after a ``stop``."""
         with self._lock:
+            self._stopped = False
+
+    def stop(self, timeout_s: float) -> None:
+        """End the threads, after what was posted; later posts are lost."""
+        strand = self._strand
+        if strand is not None:
+            # One runs after the other, and each goes behind the orders to
+            # end; so those are given when the last has run.
+            drained = threading.Event()
+            strand.post(drained.set)
+            drained.wait(timeout_s)
+        with self._lock:
+            self._stopped = True
             pool, self._pool = self._pool, None
             self._lane = self._strand = None
         if pool is not None and not pool.stop(timeout_s):
             log.warning('a function that the server called still runs')
 
-    def _start(self) -> Strand:
+    def _start(self) -> Strand | None:
         with self._lock:
-            if self._pool is None:
+            if self._pool is None and not self._stopped:
                 # A Lane may take half of a pool; the rest is for the
                 # strand and for callbacks.
                 self._pool = WorkerPool(2 * self._threads,
                                         on_thread_start=self._enter_thread)
                 self._lane = Lane(self._pool, self._threads)
                 self._strand = Strand(self._pool)
+                # Each that waits for the server has a thread; a server that
+                # nests calls in both directions may have many waiting.
+                self._pool.max_threads = MAX_THREADS
                 self._pool.start()
-            assert self._strand is not None
             return self._strand
 
     def _enter_thread(self) -> None:

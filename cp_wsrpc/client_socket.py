@@ -62,6 +62,9 @@ class ClientSocket(WebSocketClient):        # type: ignore[misc]
     is a deque, appended to by any thread, emptied under ``_io_lock``.
     """
 
+    sock: Any
+    protocols: list[str]
+
     def __init__(self, url: str,
                  headers: Iterable[tuple[str, str]] = (), *,
                  auth: tuple[str, str] | None = None,
@@ -78,7 +81,6 @@ class ClientSocket(WebSocketClient):        # type: ignore[misc]
         self.port, self.resource = self.target.port, self.target.resource
         self.unix_socket_path = self.target.unix_path
         self.extra_headers = header_list(headers)
-        self.exclude_headers: list[str] = []
         self.ssl_context = ssl_context
         self.connect_timeout_s = connect_timeout_s
         self.stream = framing.FrameStream(
@@ -324,12 +326,6 @@ class ClientSocket(WebSocketClient):        # type: ignore[misc]
         if sock is not None:
             transport.close_hard(sock)
 
-    def half_close(self) -> None:
-        """Nothing more comes from us; the server may still send."""
-        with self._io_lock:
-            if self.sock is not None:
-                transport.half_close(self.sock)
-
     def _flush(self) -> None:
         # Whoever has the lock writes for all: what the others append
         # meanwhile is joined with his next send.  The look at _out after
@@ -337,34 +333,35 @@ class ClientSocket(WebSocketClient):        # type: ignore[misc]
         while (self._out or self._unsent) and not self.is_refusing \
                 and self._io_lock.acquire(blocking=False):
             try:
-                self._write_all()
+                refused = self._write_all()
             finally:
                 self._io_lock.release()
-            if self.is_refusing:
+            if refused:
                 self.on_refused()
 
-    def _write_all(self) -> None:
+    def _write_all(self) -> bool:
+        """Write until there is no more, or (True) the socket refuses."""
         assert self._io_lock.locked()
         while self._out or self._unsent:
             if self.sock is None:
                 self._out.clear()
-                return
+                self._unsent = b''
+                return False
             data = self._unsent or self._next_data()
             try:
                 sent = self.sock.send(data)
             except transport.NOT_NOW:
-                sent, self.is_refusing = 0, True
+                self._unsent = data
+                self.is_refusing = True
+                return True
             except transport.GONE:
                 self._out.clear()
                 self._unsent = b''
-                return
-            if sent == len(data):
-                self._unsent = b''
-                continue
+                return False
             # A view: a message of 16 MiB is not copied for each send.
-            self._unsent = memoryview(data)[sent:]
-            if self.is_refusing:
-                return
+            self._unsent = (b'' if sent == len(data)
+                            else memoryview(data)[sent:])
+        return False
 
     def _next_data(self) -> bytes:
         out = self._out

@@ -40,21 +40,22 @@ class Listener:
     delivery; an event already being delivered may still run.
     """
 
-    __slots__ = ('_wants_publication', 'active', 'function', 'joined',
-                 'known', 'on_error', 'on_join')
+    __slots__ = ('_wants_publication', 'active', 'function', 'known',
+                 'on_error', 'on_join')
 
     def __init__(self, function: Callable[..., object],
                  on_join: Callable[[bool | None], object] | None = None,
                  on_error: Callable[[Exception], object] | None = None,
                  ) -> None:
-        for given in (function, on_join, on_error):
+        if not callable(function):
+            raise TypeError(f'{function!r} is no function')
+        for given in (on_join, on_error):
             if given is not None and not callable(given):
                 raise TypeError(f'{given!r} is no function')
         self.function = function
         self.on_join = on_join
         self.on_error = on_error
         self.active = True
-        self.joined = False         # told of the join on this connection
         self.known = False          # has ever been told of a join
         self._wants_publication = _required_parameters(function) >= 2
 
@@ -157,5 +158,3 @@ class Topic:
         """The connection has gone, or the last listener."""
         self.state = 'out'
         self.id = None
-        for listener in self.listeners:
-            listener.joined = False

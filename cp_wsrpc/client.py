@@ -1,0 +1,488 @@
+"""The threaded Python client: calls, routes, topics.  Layer 4.
+
+::
+
+    client = cp_wsrpc.Client('ws://localhost:8080/api')
+    client.route('whoAreYou', platform.node)    # the server may call this
+    with client:                                # connects, and closes
+        client.proxy.calc.add(1, 2)             # 3
+        client.call('calc.add', 1, 2).result(timeout=5)
+        client.subscribe('news', print)
+        client.wait()
+
+Reads the texts that ``client_link`` brings from whatever connection there
+is, and writes to it.  ``client_calls`` keeps the calls, ``client_topics``
+the subscriptions, ``client_routes`` what the server may call.  Any number
+of threads may use one client; a call goes out in the thread that makes it,
+and its answer is decoded in the thread that reads it.
+
+It is longer than a module should be: half of it are the contracts of what
+applications call.
+"""
+from __future__ import annotations
+
+import functools
+import logging
+import ssl
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar, overload
+
+from .backoff import Backoff
+from .client_handshake import HandshakeError, header_list, parse_url
+from .client_link import Link, LinkState
+from .client_outbox import Outbox, closed_error
+from .client_routes import Routes, in_thread_of
+from .client_socket import ClientSocket
+from .client_subscriptions import Subscriptions
+from .client_topics import Listener, Publication
+from .conversation import PendingReply
+from .dialects import JSONRPC, Batch, decode
+from .errors import (CallTimeout, CloseCode, ConnectionLostError,
+                     ParseError)
+from .logs import escape
+from .messages import NO_ID, Call, Failure, Result
+
+__all__ = ['Client', 'HandshakeError', 'PendingReply', 'Publication']
+
+log = logging.getLogger('cp_wsrpc.client')
+
+T = TypeVar('T', bound=Callable[..., Any])
+
+#: Answers that wait behind a server that asks and does not read.
+MAX_ANSWERS = 1024
+#: msgspec has a limit of its own; what a server sends may be deep.
+_ANY_DEPTH = 1 << 62
+
+
+class Client:
+    """One endpoint, over whatever connections there will be.
+
+    ``url``
+        ws, wss, http, https, or ``ws+unix:///run/app.sock:/api``.
+    ``headers``
+        Of the handshake: a dict or pairs; cookies go in here.  There is no
+        Origin unless it is given: a server lets that in.
+    ``auth``
+        ``('user', 'password')`` for HTTP's basic authentication.
+    ``ssl_context``
+        Instead of ``ssl.create_default_context()``, which verifies the
+        certificate and the name.
+    ``on_connect``
+        ``on_connect(client)``, at each (re)connect: its calls go out before
+        those that have waited, a login say.  In a thread of the client's.
+    ``reconnect_delay_s``
+        The first wait before another attempt is up to this long (1.0),
+        the next ones up to twice as long each, to 30 s.
+    ``connect_timeout_s``
+        For one attempt, from the name to the 101 (20).
+    ``ping_interval_s``, ``ping_timeout_s``
+        Silence of the server before it is asked (25), and for its answer
+        (20).
+    ``max_message_bytes``
+        Of one incoming message (16 MiB).
+    ``threads``
+        How many of the server's calls may run at a time (4).
+
+    Raises ValueError for a URL or header that cannot be.
+
+    Every method may be called from any thread, but those named ``on_``
+    something, which are :class:`~cp_wsrpc.client_link.LinkOwner`'s (the
+    public ``on_close`` aside).  ``_lock`` guards ``_link``.
+    """
+
+    def __init__(self, url: str,
+                 headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
+                 auth: tuple[str, str] | None = None,
+                 ssl_context: ssl.SSLContext | None = None,
+                 on_connect: Callable[[Client], object] | None = None, *,
+                 reconnect_delay_s: float = 1.0,
+                 connect_timeout_s: float = 20.0,
+                 ping_interval_s: float = 25.0,
+                 ping_timeout_s: float = 20.0,
+                 max_message_bytes: int = 16 << 20,
+                 threads: int = 4) -> None:
+        self._target = parse_url(url)
+        self.url = str(self._target)
+        self._make_socket = functools.partial(
+            ClientSocket, url, header_list(headers), auth=auth,
+            ssl_context=ssl_context, connect_timeout_s=connect_timeout_s,
+            max_message_bytes=max_message_bytes)
+        self._on_connect = on_connect
+        self._on_close: list[Callable[[int, str], object]] = []
+        self.backoff = Backoff(reconnect_delay_s)
+        self._make_link = functools.partial(
+            Link, self, self._make_socket, self.backoff, ping_interval_s,
+            ping_timeout_s)
+        self._lock = threading.Lock()
+        self._link: Link | None = None
+        self._closed = False
+        self._outbox = Outbox()
+        self._routes = Routes(self, threads)
+        self._topics = Subscriptions(self._routes, self._outbox.request,
+                                     self._call_later)
+
+    def __repr__(self) -> str:
+        return f'<Client {self.url} {self.state}>'
+
+    # -- the connection ----------------------------------------------------
+
+    @property
+    def state(self) -> str:
+        """'new', 'connecting', 'open', 'waiting' or 'closed'."""
+        if self._closed:
+            return 'closed'
+        link = self._link
+        return 'new' if link is None else link.state.value
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it has ended for good; ``connect`` begins anew."""
+        return self._closed
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is a connection now."""
+        return self.state == 'open'
+
+    def connect(self) -> Client:
+        """Begin; while it waits for its next attempt, make it now.
+
+        Returns at once.  Once begun it goes on by itself until ``close``
+        or a final refusal.
+        """
+        with self._lock:
+            link = self._link
+            if link is None or link.state is LinkState.CLOSED:
+                self._begin()
+            else:
+                link.hurry()
+        return self
+
+    def _begin(self) -> None:
+        assert self._lock.locked()
+        again, self._closed = self._closed, False
+        self.backoff.reset()
+        self._routes.open()
+        link = self._link = self._make_link()
+        self._outbox.begin(link, again)
+        link.start()
+
+    def wait_connected(self, timeout: float | None = None) -> None:
+        """Wait for the connection, ``timeout`` seconds at most.
+
+        Raises what the attempt under way (or the next one) fails with:
+        HandshakeError or ConnectionLostError; CallTimeout.
+        """
+        link = self._link
+        if link is None:
+            raise ConnectionLostError('connect() was not called',
+                                      maybe_executed=False)
+        failures = link.failures
+        with link.changed:
+            if not link.changed.wait_for(
+                    lambda: link.state in (LinkState.OPEN, LinkState.CLOSED)
+                    or link.failures != failures, timeout):
+                raise CallTimeout(f'{self.url}: no connection within '
+                                  f'{timeout} s')
+        if link.state is not LinkState.OPEN:
+            raise link.error or closed_error()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it is closed for good; False if the time was up.
+
+        Raises the error that ended it (HandshakeError: refused;
+        ConnectionLostError: the server closed it so that it must not come
+        back); returns True after a ``close`` of ours.
+        """
+        link = self._link
+        if link is not None:
+            with link.changed:
+                if not link.changed.wait_for(
+                        lambda: link.state is LinkState.CLOSED, timeout):
+                    return False
+            if link.error is not None:
+                raise link.error
+        return True
+
+    def close(self, code: int = 1000, reason: str = '',
+              timeout: float = 5.0) -> None:
+        """End it: what waits fails, the server is told, threads end.
+
+        Routes and subscriptions stay, and ``connect`` works again.  May be
+        repeated.  Waits ``timeout`` seconds at most; not at all when a
+        function calls it that the client runs.
+        """
+        with self._lock:
+            link = self._link
+            if link is None:
+                self._closed = True
+                self._outbox.end(None)
+                return
+        link.stop(code, reason)
+        if not in_thread_of(self):
+            if not link.join(timeout):
+                log.warning('%r has not ended within %s s', self, timeout)
+            self._routes.stop(1.0)
+
+    def __enter__(self) -> Client:
+        return self.connect()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def on_close(self, function: Callable[[int, str], object]) -> None:
+        """Have ``function(code, reason)`` called when a connection ends.
+
+        Each time an open one ends, and when the client was refused for
+        good (4401 or 4403); ``is_closed`` says whether it will be back.
+        """
+        self._on_close.append(function)
+
+    # -- calling -----------------------------------------------------------
+
+    def call(self, name: str, /, *args: Any, timeout: float | None = 30.0,
+             callback: Callable[[PendingReply], object] | None = None,
+             **kwargs: Any) -> PendingReply:
+        """Call a method of the server; the reply that is to come.
+
+        ``args`` or ``kwargs``, not both.  ``timeout``: seconds from now,
+        or from ``connect`` if that is later; None: no limit.
+        ``callback``: called with the reply, settled, in a thread of the
+        client's.  Without a connection it waits for one.
+
+        The reply's ``result()`` raises RemoteError (the method did),
+        CallTimeout, or ConnectionLostError with ``maybe_executed``.  Here:
+        ConnectionLostError once it is closed, Busy when 1 000 calls wait
+        already, TypeError or ValueError for what is not JSON.
+        """
+        reply = self._outbox.call(name, args, kwargs, timeout)
+        if callback is not None:
+            reply.watch(functools.partial(
+                self._routes.post, f'the callback of {name}', callback))
+        return reply
+
+    @property
+    def proxy(self) -> Any:
+        """``client.proxy.calc.add(1, 2)``: calls, waits, and returns."""
+        return _Proxy(self._outbox, '')
+
+    def notify(self, name: str, /, *args: Any, **kwargs: Any) -> None:
+        """Call without an answer.  Raises as ``call``."""
+        self._outbox.notify(name, args, kwargs)
+
+    def publish(self, topic: str, data: Any) -> PendingReply:
+        """Publish on a topic that lets this client do so.
+
+        The reply's value is the event's ``{'epoch', 'offset'}``, None on a
+        topic without history.
+        """
+        return self._outbox.call('rpc.publish', (),
+                                 {'topic': topic, 'data': data}, 30.0)
+
+    # -- being called ------------------------------------------------------
+
+    @overload
+    def route(self, name: T) -> T: ...
+    @overload
+    def route(self, name: str, function: T) -> T: ...
+    @overload
+    def route(self, name: str | None = None) -> Callable[[T], T]: ...
+
+    def route(self, name: Any = None, function: Any = None) -> Any:
+        """Let the server call a function of ours.
+
+        ``client.route('whoAreYou', function)``, or as a decorator:
+        ``@client.route`` and ``@client.route('whoAreYou')``.  It runs in a
+        thread of the client's, may call back and wait, may be ``async``.
+        Annotated parameters are checked.  What it raises goes back.
+        """
+        if function is not None:
+            self._routes.add(name, function)
+            return function
+        if callable(name):
+            self._routes.add(name.__name__, name)
+            return name
+
+        def register(function: T) -> T:
+            self._routes.add(name or function.__name__, function)
+            return function
+        return register
+
+    def delete_route(self, name: str) -> bool:
+        """The server may call it no more; whether it could."""
+        return self._routes.remove(name)
+
+    # -- topics ------------------------------------------------------------
+
+    def subscribe(self, topic: str, function: Callable[..., object], *,
+                  onjoin: Callable[[bool | None], object] | None = None,
+                  onerror: Callable[[Exception], object] | None = None,
+                  ) -> Callable[[], None]:
+        """Follow a topic, over reconnects, until the returned ``off()``.
+
+        ``function(data)``, in a thread of the client's, one event after
+        the other; if it has two required parameters, ``function(data,
+        publication)`` with its offset and epoch.
+        ``onjoin(recovered)``: at each join, before its events.  None at
+        the first; True: all that was missed follows; False: something may
+        have been missed, load the state anew.
+        ``onerror(error)``: the server refused; without it that is logged.
+        """
+        if not isinstance(topic, str):
+            raise TypeError('subscribe(topic, function)')
+        listener = Listener(function, onjoin, onerror)
+        self._on_loop(self._topics.add, topic, listener)
+
+        def off() -> None:
+            listener.active = False
+            self._on_loop(self._topics.remove, topic, listener)
+        return off
+
+    def _on_loop(self, function: Callable[..., object], *args: Any) -> None:
+        """There, or here as long as there is no loop."""
+        with self._lock:
+            link = self._link
+            if link is not None and link.state is not LinkState.CLOSED \
+                    and link.post(function, *args):
+                return
+            function(*args)
+
+    def _call_later(self, delay_s: float, function: Callable[..., object],
+                    *args: Any) -> None:
+        if self._link is not None:
+            self._link.call_later(delay_s, function, *args)
+
+    # -- the link's: connections -------------------------------------------
+
+    def on_open(self, ws: ClientSocket) -> None:
+        self._outbox.opened()
+        if self._on_connect is None:
+            self._greeted(ws)
+        else:
+            self._routes.post('on_connect', self._greet, ws)
+
+    def _greet(self, ws: ClientSocket) -> None:
+        assert self._on_connect is not None
+        try:
+            with self._outbox.greeting(ws):
+                self._on_connect(self)
+        finally:
+            if self._link is not None:
+                self._link.post(self._greeted, ws)
+
+    def _greeted(self, ws: ClientSocket) -> None:
+        """The queue, then the topics."""
+        if self._link is not None and self._link.ws is ws:
+            self._outbox.greeted(ws)
+            self._topics.open(ws)
+
+    def on_paused(self, ws: ClientSocket) -> None:
+        self._outbox.pause()
+
+    def on_resumed(self, ws: ClientSocket) -> None:
+        self._outbox.resume(ws)
+
+    def on_lost(self, code: int, reason: str) -> None:
+        self._topics.lost()
+        self._outbox.lost(f'the connection was lost ({int(code)}'
+                          f'{": " + escape(reason) if reason else ""})')
+        self._tell_closed(code, reason)
+
+    def on_failed(self, error: ConnectionLostError) -> None:
+        self._outbox.failed(error)
+
+    def on_end(self, error: ConnectionLostError | None) -> None:
+        self._closed = True
+        self._outbox.end(error)
+        if isinstance(error, HandshakeError):
+            self._tell_closed(
+                CloseCode.FORBIDDEN if error.status in (403, 404)
+                else CloseCode.UNAUTHORIZED, str(error))
+
+    def _tell_closed(self, code: int, reason: str) -> None:
+        for function in list(self._on_close):
+            self._routes.post('on_close', function, int(code), reason)
+
+    # -- the link's: what the server says ----------------------------------
+
+    def on_text(self, ws: ClientSocket, text: bytes) -> None:
+        message = decode(text, _ANY_DEPTH)
+        kind = type(message)
+        if kind is Result or kind is Failure:
+            self._outbox.settle(message)        # type: ignore[arg-type]
+        elif type(message) is Batch:
+            for item in message.items:
+                self._take(ws, item, len(text))
+        else:
+            self._take(ws, message, len(text))
+
+    def _take(self, ws: ClientSocket, message: Any, size: int) -> None:
+        kind = type(message)
+        if kind is Result or kind is Failure:
+            self._outbox.settle(message)
+        elif kind is Call:
+            if message.name == 'rpc.subscription':
+                self._take_event(ws, message, size)
+            else:
+                self._routes.serve(message,
+                                   functools.partial(self._answer, ws))
+        elif isinstance(message.error, ParseError):
+            # No endpoint of ours, or something garbles the stream, and an
+            # answer may have been in it.  What follows is as after a 1007.
+            self._lose(ws, CloseCode.INVALID_DATA,
+                       'the server sent no JSON', CloseCode.BAD_PROTOCOL)
+        else:
+            log.warning('the server sent no message: %s',
+                        escape(message.error))
+            self._answer(ws, (message.dialect or JSONRPC).encode_failure(
+                message.id, message.error.code, message.error.message))
+
+    def _take_event(self, ws: ClientSocket, call: Call, size: int) -> None:
+        if call.id is not NO_ID:        # WSRPC's pushes want an answer
+            self._answer(ws, call.dialect.encode_result(call.id, None))
+        if not self._topics.take_event(call.params, size):
+            self._lose(ws, CloseCode.SLOW_READER,
+                       'the listeners are too slow', CloseCode.SLOW_READER)
+
+    def _answer(self, ws: ClientSocket, text: bytes) -> None:
+        """Any thread."""
+        ws.send_text(text)
+        if ws.backlog > MAX_ANSWERS and self._link is not None:
+            self._link.post(self._lose, ws, CloseCode.SLOW_READER,
+                            'the server asks and does not read',
+                            CloseCode.SLOW_READER)
+
+    def _lose(self, ws: ClientSocket, code: int, reason: str,
+              wire_code: int) -> None:
+        assert self._link is not None
+        log.warning('%s: %s', self.url, reason)
+        self._link.lose(ws, code, reason, wire_code)
+
+
+class _Proxy:
+    """``proxy.a.b(1, 2)`` -> the value of ``a.b(1, 2)``.
+
+    Names that begin with ``_`` are Python's own business (copying,
+    showing): no server exposes such.
+    """
+
+    __slots__ = ('_outbox', '_path')
+
+    def __init__(self, outbox: Outbox, path: str) -> None:
+        self._outbox = outbox
+        self._path = path
+
+    def __repr__(self) -> str:
+        return f'<proxy {self._path}>'
+
+    def __getattr__(self, name: str) -> _Proxy:
+        if name.startswith('_'):
+            raise AttributeError(name)
+        path = f'{self._path}.{name}' if self._path else name
+        return _Proxy(self._outbox, path)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not self._path:
+            raise TypeError('call client.proxy.<name>(...)')
+        return self._outbox.call(self._path, args, kwargs, 30.0).result()
