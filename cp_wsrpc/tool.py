@@ -36,7 +36,7 @@ from typing import Any
 import cherrypy
 from ws4py.server.cherrypyserver import WebSocketTool
 
-from . import host_socket, upgrade
+from . import compression, host_socket, upgrade
 from .endpoint import Endpoint, place_of
 from .host_serving import Handshake
 from .host_session import SessionKey, came_from_session
@@ -78,10 +78,17 @@ class Exchange:
         self.handshake: Handshake | None = None
         self.sentence = ''
         self.status = 0
+        self.cause = ''
 
-    def refuse(self, fault: Fault, message: str = '') -> Refusal:
-        """Return what is to be raised, and remember the sentence."""
+    def refuse(self, fault: Fault, message: str = '',
+               cause: str = 'form') -> Refusal:
+        """Return what is to be raised, and remember why.
+
+        ``message`` goes to the client, the fault's sentence to the log,
+        ``cause`` to the statistics: one of their words.
+        """
         self.sentence, self.status = fault.sentence, fault.status
+        self.cause = cause
         return Refusal(fault, message)
 
 
@@ -191,6 +198,9 @@ class WsrpcTool(WebSocketTool):     # type: ignore[misc]
         if exchange.handshake.subprotocol is not None:
             headers['Sec-WebSocket-Protocol'] = (
                 exchange.handshake.subprotocol)
+        if exchange.handshake.extensions is not None:
+            headers['Sec-WebSocket-Extensions'] = (
+                exchange.handshake.extensions.answer)
 
     def cleanup_headers(self) -> None:
         """Spell ``Sec-WebSocket-``, for clients that compare (step 5)."""
@@ -255,12 +265,23 @@ def _grant(*args: Any, **kwargs: Any) -> None:
         request, user=user,
         bound=user is not None and came_from_session(request),
         session_key=SessionKey.of_request(request),
-        subprotocol=upgrade.choose_subprotocol(exchange.fields, known))
+        subprotocol=upgrade.choose_subprotocol(exchange.fields, known),
+        extensions=_agree_on_compression(exchange))
     response = cherrypy.serving.response
     response.status = 101
     # A stream's session is saved and unlocked at the end of the request,
     # which is never reached if the peer has gone.
     response.stream = False
+
+
+def _agree_on_compression(exchange: Exchange
+                          ) -> compression.Agreement | None:
+    wanted = exchange.endpoint.options.compression
+    if not wanted:
+        return None
+    return compression.negotiate(
+        exchange.fields.get('sec-websocket-extensions', ()),
+        keep_context=wanted == 'client_context')
 
 
 def _check_origin_and_host(request: Any, exchange: Exchange,
@@ -270,7 +291,8 @@ def _check_origin_and_host(request: Any, exchange: Exchange,
                               options.origins)
     if sentence is not None:
         raise exchange.refuse(Fault(403, sentence),
-                              'pages of this origin may not connect')
+                              'pages of this origin may not connect',
+                              'origin')
     hosts = fields.get('host', [''])
     sentence = host_refusal(
         hosts[0] if len(hosts) == 1 else '',
@@ -278,7 +300,7 @@ def _check_origin_and_host(request: Any, exchange: Exchange,
         options.hosts, request.config.get('tools.proxy.base') or '')
     if sentence is not None:
         raise exchange.refuse(Fault(403, sentence),
-                              'this server does not go by that name')
+                              'this server does not go by that name', 'host')
 
 
 def _check_readiness(exchange: Exchange) -> None:
@@ -286,7 +308,9 @@ def _check_readiness(exchange: Exchange) -> None:
     if reason is not None:
         raise exchange.refuse(
             Fault(503, reason, {'Retry-After': '5'}),
-            'no connection is taken just now; try again in some seconds')
+            'no connection is taken just now; try again in some seconds',
+            'stopping' if cherrypy.engine.wsrpc.stopping.is_set()
+            else 'too many connections')
 
 
 def _drop_static_pages(request: Any) -> None:
@@ -299,7 +323,10 @@ def _drop_static_pages(request: Any) -> None:
 
 def _answer_probe(*args: Any, **kwargs: Any) -> None:
     """Say what a handshake would have met: 426 for "come in"."""
-    _check_readiness(cherrypy.serving.request.wsrpc)
+    exchange = cherrypy.serving.request.wsrpc
+    _check_readiness(exchange)
+    if exchange.endpoint.options.user is not None:
+        exchange.endpoint.options.user()    # may refuse, as at a handshake
     answer_plain()
 
 
@@ -309,16 +336,20 @@ def _log_refusal(request: Any, exchange: Exchange) -> None:
         return          # a probe's 426, or a guard's word to it
     # None yet where the request goes on elsewhere (InternalRedirect).
     status = str(getattr(response, 'output_status', b''), 'latin-1')[:3]
-    sentence = exchange.sentence
+    sentence, cause = exchange.sentence, exchange.cause
     if status == '101':
+        cause = 'not sent'
         sentence = ('something in it, a header of the application maybe,'
                     ' could not be sent')
     elif str(exchange.status) != status:
+        cause = 'application'
         sentence = 'a tool, hook or page of the application answered so'
         location = response.headers.get('Location')
         if location:
             sentence += f', with Location {escape(location)}'
-    limited(log, f'refused {status}', logging.WARNING,
+    if exchange.is_attempt:
+        cherrypy.engine.wsrpc.count_refusal(status or '-', cause)
+    limited(log, f'refused {status} {cause}', logging.WARNING,
             '%s: handshake answered %s: %s (from %s)',
             exchange.endpoint.url_path, status or 'with nothing', sentence,
             escape(request.remote.ip))

@@ -24,7 +24,8 @@ def test_a_full_server_says_503_to_both_questions():
         wait_until(lambda: len(cherrypy.engine.wsrpc.manager) == 0)
         with server.peer('/api') as third:
             assert_served(third)
-        assert server.logged('503: 1 connections are open')
+        assert server.logged('503: as many connections are open as '
+                             'engine.wsrpc.max_connections allows (1)')
 
 
 @pytest.mark.parametrize('tls', ['builtin', 'pyopenssl'])
@@ -97,3 +98,13 @@ def test_a_static_page_may_share_the_path(tmp_path):
         assert server.http('/wsrpc.js').status == 200
         with server.peer('/') as peer:
             assert_served(peer)
+
+
+def test_a_probe_meets_what_the_user_hook_says():
+    """Else a page whose visitor is not signed in would try for ever."""
+    def nobody():
+        raise cherrypy.HTTPError(401)
+
+    config = {'/api': {'tools.wsrpc.on': True, 'tools.wsrpc.user': nobody}}
+    with serving(build_root(), config) as server:
+        assert server.http('/api', method='POST').status == 401
