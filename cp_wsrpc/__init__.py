@@ -72,18 +72,23 @@ cherrypy.engine.wsrpc = WsrpcPlugin(cherrypy.engine)
 cherrypy.engine.wsrpc.subscribe()
 
 
-def publish(topic: str, data: Any) -> Any:
+def publish(topic: str, data: Any, key: str | None = None) -> Any:
     """Send ``data`` to every connection that subscribed to ``topic``.
 
     From any thread: a page handler, a method, a plugin, a background task.
     Never waits for a peer.  Returns ``(epoch, offset)`` on a topic with
     history, else None; before the engine's start and after its stop it
-    does nothing.
+    does nothing.  ``key``: on a topic of mode "latest", whose newest event
+    it is (``'car-7'``), the only one that is kept.
 
     Raises TypeError or ValueError for what is not JSON, MessageTooBig
     above 4 MiB, Overloaded when 10 000 pushes or 64 MiB wait to be sent.
+    With Redis it waits for it, and raises BrokerUnavailable within 2 s;
+    but in async and nonblocking methods it hands over and returns None.
     """
-    return cherrypy.engine.wsrpc.publish(topic, data)
+    if key is None:
+        return cherrypy.engine.wsrpc.publish(topic, data)
+    return cherrypy.engine.wsrpc.publish(topic, data, key)
 
 
 def broadcast(name: str, *args: Any, endpoint: str | None = None,

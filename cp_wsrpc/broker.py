@@ -1,18 +1,15 @@
 """Topics and who hears them.  Layer 2.
 
 A push goes one way: :meth:`Broker.publish` (any thread) encodes the data,
-hands it to the backend, which orders it and gives it back through
-``deliver``, which has the loop queue it for the subscribers.
+hands it to the backend, which orders it, keeps it (``history``) and gives
+it back through ``deliver``, which has the loop queue it for the
+subscribers.
 
-A backend is two methods; :class:`MemoryBackend` is the one of a single
-process::
+:class:`Backend` is the contract; :class:`MemoryBackend` is the one of a
+single process, ``redis_broker`` that of several.
 
-    class Backend(Protocol):
-        def start(self, deliver: Callable[[Event], None]) -> None: ...
-        def publish(self, topic: str, text: bytes) -> Position | None: ...
-
-Subscribers are touched on the loop's thread only, so the fan-out reads
-them without a lock; ``publish`` does not look at them.
+Subscribers are touched on the loop's thread only (``topics``), so the
+fan-out reads them without a lock.
 """
 from __future__ import annotations
 
@@ -20,134 +17,329 @@ import itertools
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from . import framing
 from .conversation import server_ids
 from .dialects import Dialect, encode_json
-from .errors import MessageTooBig, TooManySubscriptions
-from .messages import Event
+from .errors import Busy, MessageTooBig, Overloaded, TooManySubscriptions
+from .framing import Framer
+from .history import MAX_RECOVERED_EVENTS, History, Position, Recovery
+from .messages import NO_ID, Event
+from .options import TopicRules
+from .topics import Arrival, Topic, is_seen
 
 if TYPE_CHECKING:
     from .peer import Peer
 
-__all__ = ['Backend', 'Broker', 'MemoryBackend', 'Position']
+__all__ = ['Arrival', 'Backend', 'Broker', 'Feed', 'MemoryBackend',
+           'Position', 'resync']
 
 log = logging.getLogger('cp_wsrpc.broker')
 
 MAX_EVENT_BYTES = 4 << 20
+#: Longer than it takes the loop to spread all that may wait for it.
+LOOP_WAIT_S = 5.0
 
 
-class Position(NamedTuple):
-    """Where in a topic's history an event stands."""
+class Feed(Protocol):
+    """What a backend tells a process of; :class:`Broker` implements it.
 
-    epoch: str
-    offset: int
+    From one thread at a time, in the order of the feed.
+    """
+
+    def deliver(self, event: Event) -> None:
+        """Give an event to those who subscribed.  Raises Overloaded."""
+
+    def hear(self, what: str, text: bytes) -> None:
+        """What :meth:`Backend.tell` was given in some process."""
+
+    def known_positions(self) -> list[tuple[str, Position]]:
+        """(topic, up to where it was delivered), for each with hearers.
+
+        Waits until all has been delivered that was given before.  Raises
+        Overloaded if that takes too long.
+        """
+
+    def reset(self, topic: str, position: Position) -> None:
+        """A topic's events between are lost: tell its subscribers."""
 
 
 class Backend(Protocol):
-    """Orders what is published, and gives it to every process."""
+    """Orders what is published, keeps it, and gives it to every process."""
 
-    def start(self, deliver: Callable[[Event], None]) -> None:
-        """From now on call ``deliver(event)`` for every event, in order."""
+    #: ``publish``, ``recover`` and ``tell`` may wait for a service, so
+    #: they are not called on the loop's thread; there are more processes.
+    is_shared: bool
 
-    def publish(self, topic: str, text: bytes) -> Position | None:
+    def start(self, feed: Feed) -> None:
+        """From now on call ``feed.deliver(event)`` for every event."""
+
+    def stop(self) -> None:
+        """Call nothing any more."""
+
+    def mode(self, topic: str) -> str | None:
+        """``'stream'``, ``'latest'``, ``'volatile'``; None: no rule."""
+
+    def publish(self, topic: str, text: bytes, key: str | None,
+                ) -> Position | None:
         """Take JSON text; its position on a topic with history, or None.
+
+        Raises BrokerUnavailable, Overloaded.
+        """
+
+    def recover(self, topic: str, since: Position | None, max_events: int,
+                max_bytes: int) -> Recovery | None:
+        """As :meth:`cp_wsrpc.history.History.recover`.
 
         Raises BrokerUnavailable.
         """
+
+    def tell(self, what: str, text: bytes) -> None:
+        """Have every process ``hear(what, text)``, this one too."""
 
 
 class MemoryBackend:
     """One process: what is published is delivered, in order.
 
-    ``_lock`` makes one order of it for all subscribers, whichever threads
-    publish; ``deliver`` under it only appends to the loop's deque.
+    ``_lock`` guards the history and makes one order of it for all
+    subscribers, whichever threads publish; ``deliver`` under it only
+    appends to the loop's deque.
     """
 
-    def __init__(self) -> None:
+    is_shared = False
+
+    def __init__(self, topics: TopicRules | None = None) -> None:
         self._lock = threading.Lock()
-        self._deliver: Callable[[Event], None] = lambda event: None
+        self._history = History(topics or TopicRules())
+        self._feed: Feed | None = None
+        #: events of volatile topics that the loop was too late for
+        self.dropped = 0
 
-    def start(self, deliver: Callable[[Event], None]) -> None:
-        self._deliver = deliver
+    def start(self, feed: Feed) -> None:
+        self._feed = feed
 
-    def publish(self, topic: str, text: bytes) -> Position | None:
+    def stop(self) -> None:
+        self._feed = None
+
+    def mode(self, topic: str) -> str | None:
+        retention = self._history.retention(topic)
+        return retention.mode if retention is not None else None
+
+    def publish(self, topic: str, text: bytes, key: str | None = None,
+                ) -> Position | None:
         with self._lock:
-            self._deliver(Event(topic, text))
-        return None
+            feed = self._feed
+            if feed is None:
+                return None
+            before = self._history.position(topic)
+            if before is None:
+                self._deliver_unkept(feed, Event(topic, text))
+                return None
+            epoch, offset = before
+            # First, since it may raise Overloaded: then nothing is kept,
+            # and no offset given away that nobody would ever see.
+            feed.deliver(Event(topic, text, offset + 1, epoch))
+            return self._history.append(topic, text, key)
+
+    def _deliver_unkept(self, feed: Feed, event: Event) -> None:
+        try:
+            feed.deliver(event)
+        except Overloaded:
+            if self.mode(event.topic) != 'volatile':
+                raise
+            self.dropped += 1
+
+    def recover(self, topic: str, since: Position | None,
+                max_events: int = MAX_RECOVERED_EVENTS,
+                max_bytes: int = 2 << 20) -> Recovery | None:
+        with self._lock:
+            return self._history.recover(topic, since, max_events,
+                                         max_bytes)
+
+    def tell(self, what: str, text: bytes) -> None:
+        if self._feed is not None:
+            self._feed.hear(what, text)
 
 
-class _Topic:
-    """Who subscribed, and how often each; loop's thread only."""
+def resync(recover: Callable[[str, Position | None, int, int],
+                             Recovery | None], feed: Feed) -> None:
+    """Something of the feed was lost: bring all topics up to date.
 
-    __slots__ = ('id', 'subscribers')
-
-    def __init__(self, id: str) -> None:
-        self.id = id
-        self.subscribers: dict[Peer, int] = {}
+    What is missing is delivered from the history where that has it all,
+    else the subscribers are told.  For backends, in the order of the feed;
+    what of it comes again is dropped as seen.  ``recover`` is as
+    :meth:`Backend.recover`.  Raises as it and :meth:`Feed.deliver` do; then
+    it is to be done again.
+    """
+    for topic, since in feed.known_positions():
+        found = recover(topic, since, MAX_RECOVERED_EVENTS,
+                        MAX_EVENT_BYTES)
+        if found is None:
+            continue
+        if not found.recovered:
+            feed.reset(topic, found.position)
+        for offset, text in found.events:
+            feed.deliver(Event(topic, text, offset, found.position.epoch))
 
 
 class Broker:
-    """The process's topics.
+    """The process's topics; what a backend feeds.
 
-    ``publish``: any thread.  ``subscribe``, ``unsubscribe``, ``leave`` and
-    what ``fan_out`` calls back: the loop's thread.
+    ``publish``, ``recover``, ``tell`` and what :class:`Feed` names: any
+    thread.  The rest, and what ``fan_out`` calls back: the loop's thread.
 
-    ``fan_out(targets, size)`` is :meth:`cp_wsrpc.ioloop.IOLoop.fan_out`.
+    ``fan_out(targets, size)`` is :meth:`cp_wsrpc.ioloop.IOLoop.fan_out`;
+    ``heard(what, text)`` is called with what some process has told all.
     """
 
     def __init__(self, backend: Backend, fan_out: Callable[
-            [Callable[[], Iterator[tuple[Any, bytes]]], int], None]) -> None:
+            [Callable[[], Iterator[tuple[Any, bytes]]], int], None],
+            heard: Callable[[str, bytes], None] | None = None) -> None:
         self._backend = backend
         self._fan_out = fan_out
-        self._topics: dict[str, _Topic] = {}
+        self._heard = heard
+        self._topics: dict[str, Topic] = {}
         self._by_id: dict[str, str] = {}
         # npm rpc-websockets' events: {name: peers that used rpc.on}
         self._listeners: dict[str, dict[Peer, None]] = {}
         self._ids = itertools.count(1)
-        backend.start(self._deliver)
+
+    def start(self) -> None:
+        """Have the backend feed us; when the loop takes events."""
+        self._backend.start(self)
+
+    def stop(self) -> None:
+        """Let go of the backend."""
+        self._backend.stop()
 
     # -- any thread --------------------------------------------------------
 
-    def publish(self, topic: str, data: Any) -> Position | None:
+    @property
+    def is_shared(self) -> bool:
+        """Whether others hear of it too, and it may have to be waited for.
+
+        ``publish``, ``recover`` and ``tell`` are not for the loop's thread
+        then.
+        """
+        return self._backend.is_shared
+
+    def publish(self, topic: str, data: Any, key: str | None = None,
+                ) -> Position | None:
         """Send ``data`` to all who subscribed to ``topic``.
 
-        Its position on a topic with history, else None.  Raises TypeError
-        or ValueError for data that is not JSON, MessageTooBig above 4 MiB,
-        Overloaded when the loop is far behind, BrokerUnavailable: the
-        publisher's to handle; a peer's fault never reaches him.
+        Its position on a topic with history, else None.  ``key``: in mode
+        "latest", whose newest event it is.  Raises TypeError or ValueError
+        for data that is not JSON, MessageTooBig above 4 MiB, Overloaded
+        when the loop is far behind, BrokerUnavailable: the publisher's to
+        handle; a peer's fault never reaches him.
         """
+        if key is not None and not isinstance(key, str):
+            raise TypeError(f'key = {key!r}: must be a str')
         text = encode_json(data)
         if len(text) > MAX_EVENT_BYTES:
             raise MessageTooBig(f'{len(text)} bytes in one event; '
                                 f'{MAX_EVENT_BYTES} are allowed')
-        return self._backend.publish(topic, text)
+        return self._backend.publish(topic, text, key)
 
-    def _deliver(self, event: Event) -> None:
-        self._fan_out(lambda: self._targets(event), len(event.data))
+    def recover(self, topic: str, since: Position | None,
+                max_bytes: int) -> Recovery | None:
+        """What a joining client is told; None: a topic without history.
+
+        ``max_bytes``: half its out-queue.  Raises BrokerUnavailable.
+        """
+        return self._backend.recover(topic, since, MAX_RECOVERED_EVENTS,
+                                     max_bytes)
+
+    def must_wait(self, topic: str) -> bool:
+        """Whether ``recover`` of this topic may have to wait."""
+        return (self._backend.is_shared and self._backend.mode(topic)
+                in ('stream', 'latest'))
+
+    def tell(self, what: str, text: bytes) -> None:
+        """Have ``heard(what, text)`` called in all processes; JSON text.
+
+        Raises BrokerUnavailable.
+        """
+        self._backend.tell(what, text)
+
+    # -- for the backend: any thread ---------------------------------------
+
+    def deliver(self, event: Event) -> None:
+        # A look without a lock, which spares the loop what nobody hears.
+        # Who joins is registered before the history is read for him: if
+        # he is not seen here, the event is in what he reads.
+        if event.topic in self._topics or event.topic in self._listeners:
+            self._fan_out(lambda: self._targets(event), len(event.data))
+
+    def hear(self, what: str, text: bytes) -> None:
+        if self._heard is not None:
+            self._heard(what, text)
+
+    def known_positions(self) -> list[tuple[str, Position]]:
+        found: list[tuple[str, Position]] = []
+        done = threading.Event()
+
+        def look() -> Iterator[tuple[Peer, bytes]]:
+            # In turn with the events that were delivered before.
+            for name, topic in self._topics.items():
+                topic.read_again()
+                known = topic.delivered or topic.told
+                if known is not None:
+                    found.append((name, known))
+            done.set()
+            return iter(())
+
+        self._fan_out(look, 0)
+        if not done.wait(LOOP_WAIT_S):
+            raise Overloaded('the loop has not come to it in time')
+        return found
+
+    def reset(self, topic: str, position: Position) -> None:
+        self._fan_out(lambda: self._told_of_reset(topic, position), 0)
 
     # -- the loop's thread -------------------------------------------------
 
     def _targets(self, event: Event) -> Iterator[tuple[Peer, bytes]]:
-        """(peer, frame) for each subscriber; encoded once a dialect."""
+        """(peer, frame) for each subscriber.
+
+        Encoded and framed once a dialect and a way to frame (compressed
+        with a window of so many bits, or not).
+        """
         topic = self._topics.get(event.topic)
         if topic is not None:
             event.subscription = topic.id
-            frames: dict[Dialect, bytes] = {}
-            for peer in topic.subscribers:
-                frame = frames.get(peer.dialect)
+            frames: dict[tuple[Dialect, Framer], bytes] = {}
+            for peer in topic.targets_of(event):
+                kind = peer.dialect, peer.framer
+                frame = frames.get(kind)
                 if frame is None:
-                    frame = frames[peer.dialect] = framing.text_frame(
+                    frame = frames[kind] = peer.framer.text_frame(
                         peer.dialect.encode_event(event, next(server_ids)))
                 yield peer, frame
         listeners = self._listeners.get(event.topic)
         if listeners:
-            frame = framing.text_frame(b'{"notification":%s,"params":[%s]}'
-                                       % (encode_json(event.topic),
-                                          event.data))
+            text = b'{"notification":%s,"params":[%s]}' % (
+                encode_json(event.topic), event.data)
+            heard: dict[Framer, bytes] = {}
             for peer in listeners:
+                frame = heard.get(peer.framer)
+                if frame is None:
+                    frame = heard[peer.framer] = peer.framer.text_frame(text)
                 yield peer, frame
+
+    def _told_of_reset(self, name: str, position: Position,
+                       ) -> Iterator[tuple[Peer, bytes]]:
+        """(peer, frame) for those whose events between are lost."""
+        topic = self._topics.get(name)
+        if topic is None:
+            return
+        for peer in topic.reset(position):
+            dialect = peer.dialect
+            yield peer, peer.framer.text_frame(dialect.encode_call(
+                NO_ID if dialect.has_notifications else next(server_ids),
+                'rpc.subscription', kwargs={
+                    'subscription': topic.id, 'topic': name,
+                    'recovered': False, **position._asdict()}))
 
     def subscribe(self, peer: Peer, topic: str, limit: int) -> str:
         """Add a subscriber; the subscription's id, the same for all.
@@ -160,12 +352,63 @@ class Broker:
         if found is None or peer not in found.subscribers:
             self._admit(peer, limit)
         if found is None:
-            found = _Topic(f's{next(self._ids)}')
+            found = Topic(f's{next(self._ids)}',
+                           self._backend.mode(topic) == 'volatile')
             self._topics[topic] = found
             self._by_id[found.id] = topic
         found.subscribers[peer] = found.subscribers.get(peer, 0) + 1
         peer.topics.add(topic)
         return found.id
+
+    def arrive(self, peer: Peer, topic: str, limit: int) -> Arrival:
+        """Register a subscriber who says where he has been.
+
+        To be followed by :meth:`recover` (on any thread) and then
+        :meth:`enter`, or :meth:`turn_away`.  Raises as ``subscribe``.
+        """
+        was_there = topic in peer.topics
+        arrival = Arrival(peer, topic, self.subscribe(peer, topic, limit))
+        found = self._topics[topic]
+        found.followers.add(peer)
+        if not was_there:
+            # A second subscribe holds nothing: the events are the first
+            # one's too.
+            arrival.held = []
+            found.arrivals[peer] = arrival
+        return arrival
+
+    def enter(self, arrival: Arrival, found: Recovery | None,
+              ) -> list[bytes] | None:
+        """The history has been read; from now on he gets all that comes.
+
+        The frames that are to go out at once, after the reply, which the
+        caller sends; None if the history is to be read once more.  Raises
+        Busy when that has been of no use.
+        """
+        peer, held = arrival.peer, arrival.held
+        topic = self._topics.get(arrival.topic)
+        if topic is None or peer not in topic.subscribers:
+            return []               # he has gone
+        if found is not None:
+            topic.note_told(found.position)
+        if held is None or topic.arrivals.get(peer) is not arrival:
+            return []
+        if arrival.spoiled:
+            if not arrival.start_over():
+                raise Busy('too much has come while this one joined')
+            return None
+        arrival.held = None
+        if found is None:
+            del topic.arrivals[peer]
+        else:
+            arrival.after = found.position
+        return [peer.framer.text_frame(
+                    peer.dialect.encode_event(event, next(server_ids)))
+                for event in held if not is_seen(event, arrival.after)]
+
+    def turn_away(self, arrival: Arrival) -> None:
+        """It came to nothing."""
+        self.unsubscribe(arrival.peer, arrival.id)
 
     def unsubscribe(self, peer: Peer, id: str) -> bool:
         """Take one subscription back; False for an unknown id."""
@@ -205,8 +448,8 @@ class Broker:
         for name in tuple(peer.heard):
             self.unlisten(peer, name)
 
-    def _drop(self, peer: Peer, name: str, topic: _Topic) -> None:
-        del topic.subscribers[peer]
+    def _drop(self, peer: Peer, name: str, topic: Topic) -> None:
+        topic.drop(peer)
         if not topic.subscribers:
             # A name that nobody hears is forgotten: peers that may choose
             # names (patterns with *) must not fill our memory with them.

@@ -23,10 +23,11 @@ from __future__ import annotations
 
 import functools
 import logging
+import secrets
 import ssl
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar, overload
+from typing import Any, Literal, TypeVar, overload
 
 from .backoff import Backoff
 from .client_handshake import HandshakeError, header_list, parse_url
@@ -40,6 +41,7 @@ from .conversation import PendingReply
 from .dialects import JSONRPC, Batch, decode
 from .errors import (CallTimeout, CloseCode, ConnectionLostError,
                      ParseError)
+from .idempotency import check_key
 from .logs import escape
 from .messages import NO_ID, Call, Failure, Result
 
@@ -81,6 +83,8 @@ class Client:
         (20).
     ``max_message_bytes``
         Of one incoming message (16 MiB).
+    ``compression``
+        Offer permessage-deflate (False): bytes for time, on slow networks.
     ``threads``
         How many of the server's calls may run at a time (4).
 
@@ -101,13 +105,14 @@ class Client:
                  ping_interval_s: float = 25.0,
                  ping_timeout_s: float = 20.0,
                  max_message_bytes: int = 16 << 20,
+                 compression: bool = False,
                  threads: int = 4) -> None:
         self._target = parse_url(url)
         self.url = str(self._target)
         self._make_socket = functools.partial(
             ClientSocket, url, header_list(headers), auth=auth,
             ssl_context=ssl_context, connect_timeout_s=connect_timeout_s,
-            max_message_bytes=max_message_bytes)
+            max_message_bytes=max_message_bytes, compression=compression)
         self._on_connect = on_connect
         self._on_close: list[Callable[[int, str], object]] = []
         self.backoff = Backoff(reconnect_delay_s)
@@ -243,6 +248,7 @@ class Client:
 
     def call(self, name: str, /, *args: Any, timeout: float | None = 30.0,
              callback: Callable[[PendingReply], object] | None = None,
+             idempotency_key: str | Literal[True] | None = None,
              **kwargs: Any) -> PendingReply:
         """Call a method of the server; the reply that is to come.
 
@@ -250,13 +256,19 @@ class Client:
         or from ``connect`` if that is later; None: no limit.
         ``callback``: called with the reply, settled, in a thread of the
         client's.  Without a connection it waits for one.
+        ``idempotency_key``: the call has one effect, though it is sent
+        again when its connection is lost, for up to 100 s.  16 to 128
+        characters, another one for each call, best random: True makes one.
 
         The reply's ``result()`` raises RemoteError (the method did),
         CallTimeout, or ConnectionLostError with ``maybe_executed``.  Here:
         ConnectionLostError once it is closed, Busy when 1 000 calls wait
         already, TypeError or ValueError for what is not JSON.
         """
-        reply = self._outbox.call(name, args, kwargs, timeout)
+        key = (secrets.token_hex(16) if idempotency_key is True else
+               None if idempotency_key is None else
+               check_key(idempotency_key))
+        reply = self._outbox.call(name, args, kwargs, timeout, key)
         if callback is not None:
             reply.watch(functools.partial(
                 self._routes.post, f'the callback of {name}', callback))
@@ -318,20 +330,23 @@ class Client:
     def subscribe(self, topic: str, function: Callable[..., object], *,
                   onjoin: Callable[[bool | None], object] | None = None,
                   onerror: Callable[[Exception], object] | None = None,
-                  ) -> Callable[[], None]:
+                  since: Any = None) -> Callable[[], None]:
         """Follow a topic, over reconnects, until the returned ``off()``.
 
         ``function(data)``, in a thread of the client's, one event after
         the other; if it has two required parameters, ``function(data,
         publication)`` with its offset and epoch.
-        ``onjoin(recovered)``: at each join, before its events.  None at
-        the first; True: all that was missed follows; False: something may
-        have been missed, load the state anew.
+        ``onjoin(recovered)``: at each join, before its events, and when
+        the server has lost some.  None at the first; True: all that was
+        missed follows; False: something may have been missed, load the
+        state anew.
+        ``since``: (epoch, offset) of a state that is there already, as
+        ``publish`` returned it; what came after it follows.
         ``onerror(error)``: the server refused; without it that is logged.
         """
         if not isinstance(topic, str):
             raise TypeError('subscribe(topic, function)')
-        listener = Listener(function, onjoin, onerror)
+        listener = Listener(function, onjoin, onerror, since)
         self._on_loop(self._topics.add, topic, listener)
 
         def off() -> None:

@@ -10,7 +10,9 @@ state      what ends it
 queued     sent at the (re)connect; fails with the next failed
            attempt, ``maybe_executed`` False
 sent       its reply; fails with the connection, ``maybe_executed``
-           True
+           True.  One with an idempotency key is queued again, ahead of
+           all others, and then no failed attempt ends it: for 100 s
+           from its first sending
 resting    was refused unexecuted (busy, going away); sent again
            after a moment, up to three times
 any        its deadline
@@ -19,11 +21,14 @@ any        its deadline
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from .conversation import Conversation, PendingReply
 from .errors import Busy, ConnectionLostError, RemoteError
+from .idempotency import RESEND_WITHIN_S
+from .messages import Failure, Result
 
 __all__ = ['ClientCalls', 'MAX_RETRIES']
 
@@ -31,6 +36,41 @@ MAX_RETRIES = 3
 RETRY_DELAY_S = 1.0
 MAX_QUEUED = 1000
 MAX_QUEUED_BYTES = 16 << 20
+
+
+class _Keyed:
+    """What is known of a call with an idempotency key.
+
+    ``in_doubt``: a connection was lost with it; it may have run.
+    """
+
+    __slots__ = ('_sent_at', '_sent_at_wall', 'in_doubt')
+
+    def __init__(self) -> None:
+        self.in_doubt = False
+        self._sent_at: float | None = None
+        self._sent_at_wall = 0.0
+
+    @property
+    def was_sent(self) -> bool:
+        return self._sent_at is not None
+
+    def note_sent(self) -> None:
+        """Remember the first time."""
+        if self._sent_at is None:
+            self._sent_at = time.monotonic()
+            self._sent_at_wall = time.time()
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether the server surely knows the key, if it ever came.
+
+        By both clocks: the monotonic one may stand still while the machine
+        sleeps, the other one may be set.
+        """
+        assert self._sent_at is not None
+        return max(time.monotonic() - self._sent_at,
+                   time.time() - self._sent_at_wall) < RESEND_WITHIN_S
 
 
 class ClientCalls(Conversation):
@@ -42,7 +82,8 @@ class ClientCalls(Conversation):
     texts.
     """
 
-    __slots__ = ('_queue', '_queued_bytes', '_resting', '_retries')
+    __slots__ = ('_keyed', '_queue', '_queued_bytes', '_resting',
+                 '_retries')
 
     def __init__(self, ids: itertools.count[int],
                  max_pending: int = 10_000) -> None:
@@ -51,6 +92,7 @@ class ClientCalls(Conversation):
         self._resting: set[PendingReply] = set()
         self._queued_bytes = 0
         self._retries: dict[Any, int] = {}
+        self._keyed: dict[PendingReply, _Keyed] = {}
 
     def check_open(self) -> None:
         """Raise ConnectionLostError once it has ended."""
@@ -58,6 +100,40 @@ class ClientCalls(Conversation):
             if self._ended is not None:
                 raise ConnectionLostError(str(self._ended),
                                           maybe_executed=False)
+
+    # -- calls that may be sent again --------------------------------------
+
+    def mark_keyed(self, reply: PendingReply) -> None:
+        """It has an idempotency key: it survives its connection."""
+        self._keyed[reply] = _Keyed()
+        reply.watch(self._forget_key)
+
+    def _forget_key(self, reply: PendingReply) -> None:
+        self._keyed.pop(reply, None)
+
+    def note_sent(self, reply: PendingReply) -> None:
+        """To be called before a keyed call is given to a socket, and in
+        one step with the look whether there is one: ``lose_sent`` leaves
+        alone what was not noted, for it is about to be queued."""
+        keyed = self._keyed.get(reply)
+        if keyed is not None:
+            keyed.note_sent()
+
+    def is_keyed(self, reply: PendingReply) -> bool:
+        return reply in self._keyed
+
+    def settle(self, message: Result | Failure) -> bool:
+        if isinstance(message, Failure) and not message.error.executed:
+            reply = self._pending.get(message.id)
+            keyed = self._keyed.get(reply) if reply is not None else None
+            if reply is not None and keyed is not None and keyed.in_doubt:
+                # This time it was not executed; the first time, maybe.
+                self._remove(message.id)
+                return reply.fail(ConnectionLostError(
+                    f'{reply.name}: the connection was lost; sent again it '
+                    f'was refused ({message.error}); it may have run',
+                    maybe_executed=True))
+        return super().settle(message)
 
     # -- the queue ---------------------------------------------------------
 
@@ -78,10 +154,25 @@ class ClientCalls(Conversation):
 
     def take_queue(self) -> list[bytes]:
         """The texts to send now, in order; the queue is empty then."""
+        stale = []
         with self._lock:
             self._drop_settled()
             queue, self._queue = self._queue, []
             self._queued_bytes = 0
+            for item in queue:
+                keyed = (None if isinstance(item, bytes)
+                         else self._keyed.get(item))
+                if keyed is not None:
+                    if keyed.was_sent and not keyed.is_fresh:
+                        stale.append(item)
+                    keyed.note_sent()
+            for item in stale:
+                assert isinstance(item, PendingReply)
+                queue.remove(item)
+                self._discard(item.id)
+        for item in stale:
+            assert isinstance(item, PendingReply)
+            item.fail(_lost_error(item, 'the connection was lost'))
         return [_text_of(item) for item in queue]
 
     def _drop_settled(self) -> None:
@@ -147,34 +238,63 @@ class ClientCalls(Conversation):
         counts as sent: ``maybe_executed`` then says too much, never too
         little.
         """
+        lost = []
+        again: list[PendingReply | bytes] = []
         with self._lock:
             kept = {item.id for item in (*self._queue, *self._resting)
                     if not isinstance(item, bytes)}
-            lost = [reply for id, reply in self._pending.items()
-                    if id not in kept]
+            for id, reply in self._pending.items():
+                keyed = self._keyed.get(reply)
+                if id in kept or (keyed is not None
+                                  and not keyed.was_sent):
+                    continue
+                if keyed is not None and keyed.is_fresh:
+                    keyed.in_doubt = True
+                    again.append(reply)
+                else:
+                    lost.append(reply)
             for reply in lost:
                 self._discard(reply.id)
+            self._queue[:0] = again
+            self._queued_bytes += sum(len(_text_of(item)) for item in again)
         for reply in lost:
-            reply.fail(ConnectionLostError(
-                f'{reply.name}: {why} before the answer came; it may have '
-                'run', maybe_executed=True))
+            reply.fail(_lost_error(reply, why))
 
     def reject_queued(
-            self, error_for: Callable[[str], ConnectionLostError]) -> None:
+            self, error_for: Callable[[str], ConnectionLostError],
+            is_final: bool = False) -> None:
         """No connection came of it: fail what waited for one.
 
         ``error_for(name)``: an error for each, since each is raised.
+        ``is_final``: there will be no other, so also what is in doubt.
         """
+        def must_wait(item: PendingReply) -> bool:
+            keyed = self._keyed.get(item)
+            return (keyed is not None and keyed.in_doubt
+                    and keyed.is_fresh and not is_final)
+
         with self._lock:
             rejected = [item for item in (*self._queue, *self._resting)
-                        if not isinstance(item, bytes)]
-            self._queue.clear()
-            self._resting.clear()
-            self._queued_bytes = 0
+                        if not isinstance(item, bytes)
+                        and not must_wait(item)]
+            self._queue = [item for item in self._queue
+                           if not isinstance(item, bytes)
+                           and must_wait(item)]
+            self._resting.difference_update(rejected)
+            self._drop_settled()        # counts the bytes, too
             for reply in rejected:
                 self._discard(reply.id)
         for reply in rejected:
-            reply.fail(error_for(reply.name))
+            keyed = self._keyed.get(reply)
+            error = error_for(reply.name)
+            reply.fail(_lost_error(reply, str(error))
+                       if keyed is not None and keyed.in_doubt else error)
+
+
+def _lost_error(reply: PendingReply, why: str) -> ConnectionLostError:
+    return ConnectionLostError(
+        f'{reply.name}: {why} before the answer came; it may have run',
+        maybe_executed=True)
 
 
 def _text_of(item: PendingReply | bytes) -> bytes:

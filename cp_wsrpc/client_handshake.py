@@ -24,12 +24,13 @@ from urllib.parse import quote, unquote, urlsplit
 from ws4py import WS_KEY
 from ws4py.exc import HandshakeError as Ws4pyHandshakeError
 
+from . import compression
 from .errors import ConnectionLostError
 from .logs import escape
 
 __all__ = ['Answer', 'HandshakeError', 'HeaderList', 'Target', 'accept_of',
-           'basic_auth', 'build_request', 'check_answer', 'header_list',
-           'parse_answer', 'parse_url']
+           'agreed_compression', 'basic_auth', 'build_request',
+           'check_answer', 'header_list', 'parse_answer', 'parse_url']
 
 HeaderList: TypeAlias = 'list[tuple[str, str]]'
 
@@ -243,11 +244,14 @@ def accept_of(key: bytes) -> str:
 
 
 def check_answer(answer: Answer, key: bytes,
-                 protocols: Iterable[str] = ()) -> str | None:
+                 protocols: Iterable[str] = (), *,
+                 offered: bool = False) -> str | None:
     """The subprotocol of a 101 that is right (RFC 6455 4.1).
 
-    Raises HandshakeError for all that is not: a proxy or a server that
-    does not know WebSocket must not be taken for one that does.
+    ``offered``: an extension was, and :func:`agreed_compression` looks what
+    became of it.  Raises HandshakeError for all that is not right: a proxy
+    or a server that does not know WebSocket must not be taken for one that
+    does.
     """
     def refuse(what: str) -> HandshakeError:
         return HandshakeError(f'the server answered 101, but {what}',
@@ -261,7 +265,7 @@ def check_answer(answer: Answer, key: bytes,
     if accepts != [accept_of(key)]:
         raise refuse('with a wrong Sec-WebSocket-Accept' if accepts
                      else 'without a Sec-WebSocket-Accept')
-    if answer.tokens('Sec-WebSocket-Extensions'):
+    if not offered and answer.tokens('Sec-WebSocket-Extensions'):
         raise refuse('with an extension that was not offered')
     chosen = answer.all('Sec-WebSocket-Protocol')
     if not chosen:
@@ -270,3 +274,17 @@ def check_answer(answer: Answer, key: bytes,
         raise refuse('with a subprotocol that was not offered: '
                      f'{escape(", ".join(chosen), 60)}')
     return chosen[0]
+
+
+def agreed_compression(answer: Answer) -> compression.Agreement | None:
+    """What became of ``compression.OFFER``; None: it was declined.
+
+    Raises HandshakeError for any other extension (RFC 6455 4.1).
+    """
+    try:
+        return compression.check_answer(
+            answer.all('Sec-WebSocket-Extensions'))
+    except ValueError as error:
+        raise HandshakeError(
+            f'the server answered 101, but with {escape(error)}',
+            answer.status, answer.headers) from None

@@ -28,6 +28,7 @@ from .client_socket import ClientSocket
 from .conversation import PendingReply
 from .dialects import JSONRPC
 from .errors import ConnectionLostError, GoingAway
+from .idempotency import with_key
 from .logs import escape
 from .messages import NO_ID, Failure, Result
 
@@ -69,15 +70,21 @@ class Outbox:
     # -- any thread --------------------------------------------------------
 
     def call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any],
-             timeout: float | None) -> PendingReply:
+             timeout: float | None, key: str | None = None) -> PendingReply:
         """Open a call and send or queue it.  Raises as ``Client.call``."""
         calls, link = self._calls, self._link
         reply = calls.open_call(name, None if link is None else timeout)
         try:
             reply.text = JSONRPC.encode_call(reply.id, name, args, kwargs)
+            if key is not None:
+                reply.text = with_key(reply.text, key)
+                calls.mark_keyed(reply)
             if link is None:
                 self._note_unconnected(reply, timeout)
-            self._send(reply, reply.text)
+            if key is None:
+                self._send(reply, reply.text)
+            else:
+                self._send_keyed(reply)
         except BaseException:
             calls.abandon(reply)
             raise
@@ -100,14 +107,33 @@ class Outbox:
         ws = self._open
         if ws is None:
             with self._lock:
-                ws = self._open
-                if self._greeting is not None \
-                        and self._greeting[0] == threading.get_ident():
-                    ws = self._greeting[1]
-                if ws is None:
-                    self._calls.enqueue(item)
-                    return
-        ws.send_text(text)
+                ws = self._connection_or_queue(item)
+        if ws is not None:
+            ws.send_text(text)
+
+    def _send_keyed(self, reply: PendingReply) -> None:
+        """Send or queue a call that survives its connection.
+
+        Always under the lock: it must not be sent by this thread, lost by
+        the loop's and queued by both.
+        """
+        with self._lock:
+            ws = self._connection_or_queue(reply)
+            if ws is not None:
+                self._calls.note_sent(reply)
+        if ws is not None:
+            ws.send_text(reply.text)
+
+    def _connection_or_queue(self, item: PendingReply | bytes,
+                             ) -> ClientSocket | None:
+        assert self._lock.locked()
+        ws = self._open
+        if self._greeting is not None \
+                and self._greeting[0] == threading.get_ident():
+            ws = self._greeting[1]
+        if ws is None:
+            self._calls.enqueue(item)
+        return ws
 
     def _note_unconnected(self, reply: PendingReply,
                           timeout: float | None) -> None:
@@ -149,7 +175,8 @@ class Outbox:
         with self._lock:
             self._stop_warning()
         error = error or closed_error()
-        self.failed(error)
+        self._calls.reject_queued(functools.partial(_error_for, error),
+                                  is_final=True)
         self._calls.close(ConnectionLostError(str(error),
                                               maybe_executed=False))
 
@@ -243,7 +270,11 @@ class Outbox:
         self._link.call_later(delay_s, self._send_again, self._calls, reply)
 
     def _send_again(self, calls: ClientCalls, reply: PendingReply) -> None:
-        if calls.wake(reply):
+        if not calls.wake(reply):
+            return
+        if calls.is_keyed(reply):
+            self._send_keyed(reply)
+        else:
             self._send(reply, reply.text)
 
     # -- deadlines ---------------------------------------------------------

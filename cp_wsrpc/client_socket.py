@@ -33,9 +33,11 @@ from ws4py.client.threadedclient import WebSocketClient
 from ws4py.websocket import WebSocket as Ws4pyWebSocket
 
 from . import framing, transport
-from .client_handshake import (Answer, HandshakeError, basic_auth,
-                               build_request, check_answer, header_list,
-                               parse_answer, parse_url, refusal)
+from .client_handshake import (Answer, HandshakeError, agreed_compression,
+                               basic_auth, build_request, check_answer,
+                               header_list, parse_answer, parse_url,
+                               refusal)
+from .compression import OFFER
 
 __all__ = ['ClientSocket']
 
@@ -71,7 +73,8 @@ class ClientSocket(WebSocketClient):        # type: ignore[misc]
                  ssl_context: ssl.SSLContext | None = None,
                  protocols: Sequence[str] = (),
                  connect_timeout_s: float = 20.0,
-                 max_message_bytes: int = 16 << 20) -> None:
+                 max_message_bytes: int = 16 << 20,
+                 compression: bool = False) -> None:
         # Not WebSocketBaseClient's: it makes a socket for the first of the
         # addresses, before anybody said connect.
         Ws4pyWebSocket.__init__(self, None, list(protocols), None)
@@ -86,6 +89,8 @@ class ClientSocket(WebSocketClient):        # type: ignore[misc]
         self.stream = framing.FrameStream(
             client=True, max_message_bytes=max_message_bytes,
             max_fragments=1 << 16)
+        self.framer: framing.Framer = framing
+        self.offers_compression = compression
         self.key = b64encode(os.urandom(16))
         self.early = b''
         self.on_refused: Callable[[], object] = lambda: None
@@ -117,8 +122,13 @@ class ClientSocket(WebSocketClient):        # type: ignore[misc]
             if self.target.is_tls:
                 self._start_tls(deadline)
             answer = self._shake_hands(deadline)
-            chosen = check_answer(answer, self.key, self.protocols)
+            chosen = check_answer(answer, self.key, self.protocols,
+                                  offered=self.offers_compression)
             self.protocols = [chosen] if chosen else []
+            agreed = agreed_compression(answer)
+            if agreed is not None:
+                self.stream.inflater = agreed.inflater()
+                self.framer = agreed.framer
             self.sock.setblocking(False)
             self._check_not_aborted()
         except BaseException:
@@ -186,6 +196,8 @@ class ClientSocket(WebSocketClient):        # type: ignore[misc]
         if self.protocols:
             ours.append(('Sec-WebSocket-Protocol',
                          ', '.join(self.protocols)))
+        if self.offers_compression:
+            ours.append(('Sec-WebSocket-Extensions', OFFER))
         given = {name.lower() for name, _ in self.extra_headers}
         return [pair for pair in ours if pair[0].lower() not in given] \
             + self.extra_headers
@@ -255,8 +267,9 @@ class ClientSocket(WebSocketClient):        # type: ignore[misc]
         whether to come back without waiting for the socket).
         """
         early, self.early = self.early, b''
-        if early:
-            return self.stream.feed(early), False, True
+        stream = self.stream
+        if early or stream.has_more:
+            return stream.feed(early), False, True
         if self._is_secure:
             with self._io_lock:
                 data, ended, more = transport.read_all(self.sock)
@@ -271,17 +284,20 @@ class ClientSocket(WebSocketClient):        # type: ignore[misc]
                 return [], False, False
             except transport.GONE:
                 return [], True, False
-        return self.stream.feed(data), ended, more
+        items = self.stream.feed(data)
+        if self.stream.has_more:        # if it has ended, it will again
+            return items, False, True
+        return items, ended, more
 
     # -- writing: any thread -----------------------------------------------
 
     def send_text(self, text: bytes) -> None:
         """Send UTF-8 text as one message."""
-        self.send_frame(framing.frame(framing.TEXT, text, mask=True))
+        self.send_frame(self.framer.frame(framing.TEXT, text, mask=True))
 
     def send_texts(self, texts: Iterable[bytes]) -> None:
         """The same for several, joined into as few sends as possible."""
-        self._out.extend(framing.frame(framing.TEXT, text, mask=True)
+        self._out.extend(self.framer.frame(framing.TEXT, text, mask=True)
                          for text in texts)
         self._flush()
 

@@ -42,6 +42,7 @@ class _Event(msgspec.Struct):
     result: Any = None
     offset: Any = None
     epoch: Any = None
+    recovered: Any = None
 
 
 _decode_event = msgspec.json.Decoder(_Event).decode
@@ -72,7 +73,8 @@ class Subscriptions:
         topic = self._topics.setdefault(name, Topic(name))
         topic.listeners.append(listener)
         if topic.state == 'in':
-            self._tell_joined(topic, listener)
+            topic.admit(listener)
+            self._tell_joined(listener)
         else:
             self._join(topic)
 
@@ -106,11 +108,21 @@ class Subscriptions:
             return True
         topic = self._by_id.get(event.subscription)
         if topic is not None:           # else we have just left it
-            publication = topic.take(event.result, event.offset, event.epoch)
-            if publication is not None:
-                self._deliver(topic, publication, size)
+            self._take(topic, event, size)
         return (self._bytes <= MAX_WAITING_BYTES
                 and self._routes.waiting <= MAX_WAITING_EVENTS)
+
+    def _take(self, topic: Topic, event: _Event, size: int) -> None:
+        if event.recovered is False:
+            if topic.reset(event.offset, event.epoch):
+                self._tell_gap(topic)
+            return
+        is_gap = topic.is_gap_before(event.offset, event.epoch)
+        publication = topic.take(event.result, event.offset, event.epoch)
+        if publication is not None:
+            if is_gap:
+                self._tell_gap(topic)
+            self._deliver(topic, publication, size)
 
     # -- joining and leaving -----------------------------------------------
 
@@ -136,7 +148,7 @@ class Subscriptions:
         assert topic.id is not None
         self._by_id[topic.id] = topic
         for listener in topic.listeners:
-            self._tell_joined(topic, listener)
+            self._tell_joined(listener)
         for publication in missed:
             self._deliver(topic, publication, 0)
         self._maybe_leave(topic)        # the last listener has gone since
@@ -170,15 +182,22 @@ class Subscriptions:
 
     # -- telling the listeners ---------------------------------------------
 
-    def _tell_joined(self, topic: Topic, listener: Listener) -> None:
-        recovered = topic.recovered if listener.known else None
+    def _tell_joined(self, listener: Listener) -> None:
         listener.known = True
         if listener.on_join is not None:
-            self._routes.post('onjoin', listener.on_join, recovered)
+            self._routes.post('onjoin', listener.on_join, listener.recovered)
+
+    def _tell_gap(self, topic: Topic) -> None:
+        """Something was lost while we were in: as after a join."""
+        for listener in topic.listeners:
+            listener.recovered, listener.since = False, None
+            self._tell_joined(listener)
 
     def _deliver(self, topic: Topic, publication: Publication,
                  size: int) -> None:
         for listener in topic.listeners:
+            if listener.has(publication):
+                continue
             with self._lock:
                 self._bytes += size
             self._routes.post(f'a listener of {topic.name}', self._run,

@@ -9,7 +9,7 @@ which the tasks it starts share.
 """
 from __future__ import annotations
 
-from contextvars import Context, ContextVar, copy_context
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from .errors import NoConnection
@@ -17,27 +17,25 @@ from .errors import NoConnection
 if TYPE_CHECKING:
     from .messages import Call
 
-__all__ = ['Cell', 'cell', 'context_for', 'running_call',
-           'running_connection']
+__all__ = ['Cell', 'cell', 'running_call', 'running_connection']
 
 
 class Cell:
-    """Where a context finds its call; None while there is none."""
+    """Where a context finds its call; None while there is none.
 
-    __slots__ = ('call',)
+    ``tallies``: where its thread counts calls (``statistics``); None in
+    the cells of tasks, which are counted by the loop's thread.
+    """
 
-    def __init__(self, call: Call | None = None) -> None:
+    __slots__ = ('call', 'tallies')
+
+    def __init__(self, call: Call | None = None,
+                 tallies: Any = None) -> None:
         self.call = call
+        self.tallies = tallies
 
 
 cell: ContextVar[Cell | None] = ContextVar('cp_wsrpc.call', default=None)
-
-
-def context_for(call: Call) -> Context:
-    """A context in which ``call`` is the running one."""
-    context = copy_context()
-    context.run(cell.set, Cell(call))
-    return context
 
 
 def running_call() -> Call:

@@ -17,6 +17,8 @@ options, ``registry`` finds the methods, ``plugin`` keeps the endpoints,
 from __future__ import annotations
 
 import dataclasses
+import functools
+import inspect
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -26,6 +28,7 @@ import cherrypy
 from . import host_config, registry
 from .client_files import CONTENT_TYPES
 from .errors import ConfigError
+from .exposure import kind_of
 from .options import PREFIX, Options, attached_configs, check_app_config
 
 __all__ = ['Endpoint', 'Place', 'find_endpoints', 'place_of']
@@ -131,6 +134,7 @@ class Endpoint:
                 key[len(PREFIX):]: value for key, value in config.items()
                 if key.startswith(PREFIX)})
             _check_handler(options.handler_cls)
+            _check_no_async(options)
             controller = _controller_of(app, path, options)
             methods = None
             if options.handler_cls is None:
@@ -139,6 +143,8 @@ class Endpoint:
                     harmless=options.harmless)
                 for method in methods.values():
                     method.ask_first(options.authorize)
+                if options.around is not None:
+                    _check_around(options.around, methods.values())
         except ConfigError as exc:
             raise ConfigError(f'{url_path}: {exc}') from exc
         return cls(app, path, app.script_name or '', options, config,
@@ -227,6 +233,66 @@ def _check_handler(handler: type | None) -> None:
             f'{PREFIX}handler_cls = {_name_of(handler)}: change its base'
             ' class to cp_wsrpc.WebSocket; a plain ws4py handler blocks'
             ' the thread that serves all sockets')
+
+
+def _check_no_async(options: Options) -> None:
+    """Refuse coroutine functions where the value counts.
+
+    A coroutine is true, whatever it would say: everybody would be let in.
+    """
+    for name, found in (
+            ('authorize', [options.authorize]), ('user', [options.user]),
+            ('opened', [options.opened]),
+            ('subscribe', options.subscribe.callables()),
+            ('publish', options.publish.callables())):
+        for function in found:
+            if function is not None and kind_of(function) == 'async':
+                raise ConfigError(
+                    f'{PREFIX}{name}: {function!r} cannot be async: make it'
+                    ' a plain function, which runs on the pool and may wait')
+
+
+def _check_around(around: Any, methods: Iterable[registry.Method]) -> None:
+    """Refuse an ``around`` that a method could not enter.
+
+    What it returns is known of a class and of what ``contextlib`` made;
+    of anything else it is told by the first call.
+    """
+    plain = around
+    while isinstance(plain, functools.partial):
+        plain = plain.func
+    inner = inspect.unwrap(plain)
+    if isinstance(plain, type):
+        enters = hasattr(plain, '__enter__')
+        enters_async = hasattr(plain, '__aenter__')
+    elif inner is not plain and inspect.isgeneratorfunction(inner):
+        enters, enters_async = True, False
+    elif inner is not plain and inspect.isasyncgenfunction(inner):
+        enters, enters_async = False, True
+    elif _makes_steps(plain):
+        raise ConfigError(
+            f'{PREFIX}around = {around!r} returns no context manager:'
+            ' decorate it with contextlib.contextmanager or, for async'
+            ' methods, contextlib.asynccontextmanager')
+    else:
+        return
+    for method in methods:
+        if method.kind == 'async' and not enters_async:
+            raise ConfigError(
+                f'{PREFIX}around = {around!r} is no async context manager,'
+                f' and {method.name} is async: give a class with both'
+                ' __enter__ and __aenter__')
+        if method.kind == 'pool' and not enters:
+            raise ConfigError(
+                f'{PREFIX}around = {around!r} is an async context manager,'
+                f' and {method.name} is not async: give a class with both'
+                ' __enter__ and __aenter__')
+
+
+def _makes_steps(function: Any) -> bool:
+    return (inspect.isgeneratorfunction(function)
+            or inspect.isasyncgenfunction(function)
+            or inspect.iscoroutinefunction(function))
 
 
 def _name_of(cls: Any) -> str:

@@ -246,7 +246,7 @@ class RemoteError(WsrpcError):
     def __str__(self) -> str:
         kind = f'{self.type}: ' if self.type else ''
         code = f' ({self.code})' if self.code is not None else ''
-        return f'{kind}{self.message}{code}'
+        return _on_one_line(f'{kind}{self.message}') + code
 
 
 class ConnectionLostError(WsrpcError, ConnectionError):
@@ -291,3 +291,14 @@ class WrongThread(WsrpcError, RuntimeError):
 
 class ConfigError(WsrpcError, ValueError):
     """An option that is unknown or has a value that cannot be."""
+
+
+def _on_one_line(text: str, limit: int = 200) -> str:
+    """Show what the peer wrote so that it cannot forge lines of a log.
+
+    An exception ends in tracebacks; ``message`` has it as it came.
+    """
+    return ''.join(
+        char if char.isprintable()
+        else char.encode('unicode_escape').decode('ascii')
+        for char in text[:limit])

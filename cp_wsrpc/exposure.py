@@ -264,8 +264,12 @@ def _check_mark(mark: Mark) -> None:
         raise ValueError(f'{mark.name!r} cannot be the name of a method')
     if mark.timeout_s is not None and not mark.timeout_s > 0:
         raise ValueError('timeout_s must be more than 0')
-    if mark.authorize is not None and not callable(mark.authorize):
-        raise TypeError('authorize must be a callable')
+    if mark.authorize is not None:
+        if not callable(mark.authorize):
+            raise TypeError('authorize must be a callable')
+        if kind_of(mark.authorize) == 'async':
+            # A coroutine is true, whatever it would say.
+            raise TypeError('authorize cannot be async')
 
 
 def _set_mark(function: Any, attribute: str, value: Any) -> Any:

@@ -60,8 +60,9 @@ except ImportError:     # its wheel was built without a C compiler
 
 __all__ = [
     'BINARY', 'CLOSE', 'CONTINUATION', 'PING', 'PONG', 'TEXT',
-    'FrameStream', 'Inflater', 'ProtocolFailure', 'close_frame', 'frame',
-    'is_legal_close_code', 'ping_frame', 'pong_frame', 'text_frame',
+    'FrameStream', 'Framer', 'Inflater', 'ProtocolFailure', 'close_frame',
+    'frame', 'is_legal_close_code', 'ping_frame', 'pong_frame',
+    'text_frame',
 ]
 
 # Opcodes, RFC 6455 5.2.
@@ -78,6 +79,10 @@ _COMPRESSED = frozenset({0x41, 0x42, 0xc1, 0xc2})
 
 _UINT16, _UINT64 = Struct('!H'), Struct('!Q')
 _TEXT_HEADERS = [bytes((_FIN | TEXT, n)) for n in range(126)]
+
+#: What one feed inflates, give or take a message, before it leaves the rest
+#: for the next: 256 kB can be 250 MiB, which take a second.
+_MAX_INFLATED_BYTES = 1 << 20
 
 #: A slice of less than this is copied rather than viewed: making the
 #: memoryview costs as much as copying some kB.
@@ -109,6 +114,21 @@ class Inflater(Protocol):
         Raises :class:`ProtocolFailure`: 1009 past the limit, of which
         nothing may be held in memory, 1002 for what is no deflate stream.
         """
+
+
+class Framer(Protocol):
+    """What builds a connection's data frames.
+
+    This module, or a ``compression.Deflater`` where compression was agreed
+    upon.
+    """
+
+    def text_frame(self, payload: bytes, /) -> bytes:
+        """Build a whole text, unmasked."""
+
+    def frame(self, opcode: int, payload: bytes, /, *,
+              mask: bool = False) -> bytes:
+        """Build a whole message."""
 
 
 # -- building -------------------------------------------------------------
@@ -306,7 +326,8 @@ class FrameStream(Stream):      # type: ignore[misc]
         the same and may be set as ws4py's client does.
     ``max_message_bytes``
         Over all fragments, and after inflating.  Default 1 MiB; past it
-        1009, before any of the frame's payload is held.
+        1009, before any of the frame's payload is held.  Deflated bytes
+        may be a seventh more: what cannot be compressed grows by it.
     ``max_fragments``
         Frames of one message.  Default 1 024; past it 1008.
     ``inflater``
@@ -314,12 +335,14 @@ class FrameStream(Stream):      # type: ignore[misc]
 
     ``failure``: None, or the :class:`ProtocolFailure` that ended it; send
     its Close.  ``closing``: None, or the peer's Close.  After either
-    nothing more is parsed.
+    nothing more is parsed.  ``has_more``: inflating took long enough; let
+    others have their turn, then ``feed(b'')``, before anything is read.
     """
 
-    __slots__ = ('_cut_below', '_ended', '_frame', '_message', '_rest',
-                 'always_mask', 'expect_masking', 'failure', 'inflater',
-                 'max_fragments', 'max_message_bytes')
+    __slots__ = ('_cut_below', '_ended', '_frame', '_inflated', '_message',
+                 '_rest', 'always_mask', 'expect_masking', 'failure',
+                 'has_more', 'inflater', 'max_fragments',
+                 'max_message_bytes')
 
     # What ws4py's constructor would set, for its WebSocket to look at.
     message = None
@@ -339,6 +362,8 @@ class FrameStream(Stream):      # type: ignore[misc]
         self.max_fragments = max_fragments
         self.inflater = inflater
         self.failure: ProtocolFailure | None = None
+        self.has_more = False
+        self._inflated = 0      # bytes, since feed() returned
         self._cut_below = min(126, max_message_bytes + 1)
         self._ended = False
         self._rest = b''
@@ -363,9 +388,10 @@ class FrameStream(Stream):      # type: ignore[misc]
         found: list[Any] = []
         if self._ended:
             return found
-        if self._rest:      # at most 13 bytes
+        if self._rest:      # at most 13 bytes, or has_more
             data = self._rest + data
             self._rest = b''
+            self.has_more = False
         pos, end = 0, len(data)
         try:
             while pos < end:
@@ -380,11 +406,24 @@ class FrameStream(Stream):      # type: ignore[misc]
                     if pos == end:
                         break
                 pos = self._begin_frame(data, pos, end, found)
+                if self._inflated:
+                    pos = self._maybe_pause(data, pos, end)
         except ProtocolFailure as failure:
             self._end(failure.code, failure.reason)
         except UnicodeDecodeError:
             self._end(CloseCode.INVALID_DATA, 'invalid UTF-8')
         return found
+
+    def _maybe_pause(self, data: bytes, pos: int, end: int) -> int:
+        """Leave the rest for later, if much has been inflated."""
+        if pos == end:
+            self._inflated = 0
+        elif self._inflated >= _MAX_INFLATED_BYTES:
+            self._inflated = 0
+            self._rest = data[pos:]
+            self.has_more = True
+            return end
+        return pos
 
     def _cut_masked(self, data: bytes, pos: int, end: int,
                     found: list[Any]) -> int:
@@ -475,7 +514,7 @@ class FrameStream(Stream):      # type: ignore[misc]
             if length >> 63:
                 raise _error('the top bit of the length is set')
         if not first & _CONTROL:
-            self._check_size(length)
+            self._check_size(first, length)
         if not masked:
             return first, length, b'', start
         if start + 4 > end:
@@ -529,10 +568,16 @@ class FrameStream(Stream):      # type: ignore[misc]
         if first & _CONTROL and length > 125:
             raise _error('a control frame of more than 125 bytes')
 
-    def _check_size(self, length: int) -> None:
+    def _check_size(self, first: int, length: int) -> None:
+        limit = self.max_message_bytes
         if self._message is not None:
             length += self._message.announced
-        if length > self.max_message_bytes:
+            first = self._message.first
+        # zlib's deflateBound, for any window, memory and strategy: Huffman
+        # codes of 9 bits for a byte, and what begins and ends blocks.
+        if first & _RSV1:
+            limit += limit // 7 + 64
+        if length > limit:
             raise ProtocolFailure(
                 CloseCode.TOO_BIG,
                 f'a message of more than {self.max_message_bytes} bytes')
@@ -565,6 +610,7 @@ class FrameStream(Stream):      # type: ignore[misc]
         if first & _RSV1:
             assert self.inflater is not None
             payload = self.inflater.inflate(payload, self.max_message_bytes)
+            self._inflated += len(payload)
             unchecked = True
         if first & _OPCODE == TEXT:
             if unchecked and not payload.isascii():
@@ -596,6 +642,7 @@ class FrameStream(Stream):      # type: ignore[misc]
 
     def _release(self) -> None:
         self._ended = True
+        self.has_more = False
         self._rest = b''
         self._frame = self._message = None
 

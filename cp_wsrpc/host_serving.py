@@ -55,6 +55,7 @@ class Handshake:
     ``bound``        whether ``user`` came from that session
     ``subprotocol``  the one that was agreed upon, or None
     ``config``       the merged config of the endpoint's path (shared)
+    ``extensions``   the ``compression.Agreement``, or None
     """
 
     app: Any
@@ -128,7 +129,7 @@ class Handshake:
         request.protocol = (1, 1)
         request.base = self.base
         request.login = self.login
-        request.config = self.config
+        request.config = dict(self.config)
         request.header_list = list(self.headers)
         request.headers = headers = httputil.HeaderMap()
         for name, value in self.headers:

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import datetime
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import cherrypy
@@ -32,9 +32,10 @@ from cherrypy.lib import sessions
 from cherrypy.lib.locking import LockTimeout
 
 from .errors import Unauthorized, WsrpcError
+from .host_identity import is_same
 
-__all__ = ['CallSession', 'LazySession', 'SessionKey', 'came_from_session',
-           'ensure_proxy']
+__all__ = ['CallSession', 'LazySession', 'SessionKey', 'ensure_proxy',
+           'renew_session']
 
 log = logging.getLogger('cp_wsrpc.host_session')
 
@@ -56,14 +57,18 @@ class SessionKey:
     ``storage_class``  ``cherrypy.lib.sessions.RamSession``, or another
     ``settings``       what its constructor gets:
                        ``{'timeout': 60, 'clean_freq': 5, ...}``, minutes
+    ``identity``       entries that say who it is, ``{'user': 'ada'}``; once
+                       one of them has changed it is another's
     ``in_memory``      whether :meth:`exists` may be asked on the loop
     """
 
-    __slots__ = ('id', 'in_memory', 'settings', 'storage_class')
+    __slots__ = ('id', 'identity', 'in_memory', 'settings', 'storage_class')
 
     def __init__(self, id: str, storage_class: Any,
-                 settings: dict[str, Any]) -> None:
+                 settings: dict[str, Any],
+                 identity: Mapping[str, Any] | None = None) -> None:
         self.id = id
+        self.identity = identity or {}
         self.storage_class = storage_class
         self.settings = {'timeout': 60, 'clean_freq': 5, **settings}
         self.in_memory = _keeps_all_as_ram_session(storage_class)
@@ -73,8 +78,16 @@ class SessionKey:
         return (f'<SessionKey {self.id[:6]}... of '
                 f'{self.storage_class.__name__}>')
 
+    @property
+    def place(self) -> tuple[Any, ...]:
+        """What tells it, and whose it is, from all others."""
+        return (self.storage_class, self.settings.get('storage_path'),
+                self.id, frozenset(self.identity.items()))
+
     @classmethod
-    def of_request(cls, request: Any) -> SessionKey | None:
+    def of_request(cls, request: Any,
+                   identity: Mapping[str, Any] | None = None,
+                   ) -> SessionKey | None:
         """The key of the running request's session; None if it has none.
 
         To be asked at the end of the handshake, when nothing regenerates
@@ -89,13 +102,13 @@ class SessionKey:
         options = request.toolmaps.get('tools', {}).get('sessions', {})
         key = cls(session.id, type(session), {
             name: value for name, value in options.items()
-            if name not in _NOT_OF_THE_STORE})
+            if name not in _NOT_OF_THE_STORE}, identity)
         if not session.loaded:      # else CherryPy's own hook saves it
             _store_if_missing(session)
         return key
 
     def exists(self) -> bool:
-        """Whether the session is stored and has not expired.
+        """Whether it is stored, has not expired, and is still theirs.
 
         Under 1 us where ``in_memory``.  Elsewhere it reads the store and
         may wait for the session's lock, so not on the loop's thread; a
@@ -104,18 +117,31 @@ class SessionKey:
         if self.in_memory:
             stored = self.storage_class.cache.get(self.id)
             return (stored is not None
-                    and stored[1] >= datetime.datetime.now())
-        session = self.make_session()
-        if session is None:
-            return False
-        if isinstance(session, sessions.FileSession):
-            session.lock_timeout = _GLANCE
+                    and stored[1] >= datetime.datetime.now()
+                    and (not self.identity
+                         or is_same(self.identity, stored[0])))
         try:
-            session.acquire_lock()
+            return self.read_expiry() is not None
         except LockTimeout:
             return True
+
+    def read_expiry(self) -> Any:
+        """When it expires, by ``session.now()``; None: it is gone.
+
+        Reads the store.  Raises LockTimeout for a file that stays locked.
+        """
+        session = self.make_session()
+        if session is None:
+            return None
+        if isinstance(session, sessions.FileSession):
+            session.lock_timeout = _GLANCE
+        session.acquire_lock()
         try:
-            return _is_stored(session)
+            stored = session._load()
+            if (stored is None or stored[1] < session.now()
+                    or not is_same(self.identity, stored[0])):
+                return None
+            return stored[1]
         finally:
             session.release_lock()
 
@@ -153,6 +179,25 @@ def _store_if_missing(session: Any) -> None:
     finally:
         if not was_locked:
             session.release_lock()
+
+
+def renew_session() -> float | None:
+    """Have the running request keep its session alive.
+
+    CherryPy saves, and so renews, only what was read.  Returns
+    ``tools.sessions.timeout`` in seconds; None if the request came with no
+    session that still lives: none is made.
+    """
+    session = getattr(cherrypy.serving, 'session', None)
+    if session is None or session.originalid != session.id:
+        return None
+    if not session.locked:
+        session.acquire_lock()      # CherryPy's save, or its close, unlocks
+    if not session.loaded:
+        if not _is_stored(session):
+            return None
+        session.load()
+    return float(session.timeout) * 60
 
 
 class CallSession:
@@ -388,17 +433,3 @@ def ensure_proxy() -> None:
     """
     if not hasattr(cherrypy, 'session'):
         cherrypy.session = cherrypy._ThreadLocalProxy('session')
-
-
-def came_from_session(request: Any) -> bool:
-    """Whether the identity of the running handshake came from its session.
-
-    So it is taken if ``tools.session_auth`` is on, or if something has read
-    the session by now; to be asked after ``tools.wsrpc.user`` has run.
-    """
-    session = getattr(cherrypy.serving, 'session', None)
-    if session is None:
-        return False
-    tools = request.toolmaps.get('tools', {})
-    return bool(session.loaded
-                or tools.get('session_auth', {}).get('on', False))

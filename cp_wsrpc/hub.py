@@ -9,6 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from .idempotency import KeyStore, MemoryKeyStore
+from .session_watch import SessionWatch
+from .statistics import Statistics
+
 if TYPE_CHECKING:
     from .broker import Broker
     from .workers import WorkerPool
@@ -39,5 +43,13 @@ class Hub:
     pool: WorkerPool
     broker: Broker
     timing: Timing = field(default_factory=Timing)
+    statistics: Statistics = field(default_factory=Statistics)
     #: new calls are answered "going away"
     draining: bool = False
+    #: what calls with an idempotency key came to
+    kept: KeyStore = field(default_factory=MemoryKeyStore)
+    #: closes the connections of sessions that end
+    sessions: SessionWatch = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.sessions = SessionWatch(self.io)

@@ -25,18 +25,22 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Iterable
-from contextvars import Context, copy_context
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
+from . import transport
 from .conversation import blocking
 from .current import Cell, cell
 from .errors import Overloaded, WrongThread
-from .host_serving import enter_thread, leave_thread
-from .invocation import await_in_turn
+from .host_serving import leave_thread
+from .invocation import await_in_turn, load_serving
 from .logs import limited
+from .statistics import Stretch
 
 if TYPE_CHECKING:
+    from .messages import Call
     from .websocket import WebSocket
+    from .workers import Lane, WorkerPool
 
 __all__ = ['IOLoop']
 
@@ -73,8 +77,11 @@ class IOLoop:
     def __init__(self) -> None:
         #: every adopted socket that is not closed
         self.websockets: set[WebSocket] = set()
-        #: slow_readers, opened, closed, ...: for statistics
+        #: for statistics, since the start: opened, closed, slow_readers,
+        #: bad_messages, ignored_replies, pushes_delivered on the loop's
+        #: thread; pushes, pushes_refused under _event_lock
         self.counters: Counter[str] = Counter()
+        self.bytes_in = 0
         #: when the process last woke from being stopped
         self.awake_since = 0.0
         #: no more sockets are taken: the engine stops
@@ -84,8 +91,14 @@ class IOLoop:
         #: what runs just now, for the log of slow callbacks
         self.doing = ''
         self.now: Callable[[], float] = time.monotonic
+        #: makes the asyncio loop at each start
+        self.new_loop: Callable[[], asyncio.AbstractEventLoop] = _new_loop
         #: holds the nonblocking method that runs just now
-        self.cell = Cell()
+        self.cell = Cell(tallies={})
+        #: times the nonblocking methods of one read
+        self.stretch = Stretch(self.cell.tallies)
+        #: what every plain socket is read into, one after the other
+        self.read_buffer = memoryview(bytearray(transport.READ_BYTES))
         self.loop: asyncio.AbstractEventLoop | None = None
         self._context = copy_context()
         self._thread: threading.Thread | None = None
@@ -95,10 +108,13 @@ class IOLoop:
         self._posted: deque[tuple[Callable[..., object],
                                   tuple[Any, ...]]] = deque()
         self._to_flush: deque[WebSocket] = deque()
+        self._submissions: list[tuple[Lane, Callable[[Any], object],
+                                      Call]] = []
         self._events: deque[tuple[Callable[[], Iterable[tuple[
             WebSocket, bytes]]], int]] = deque()
         self._event_bytes = 0
-        self._event_lock = threading.Lock()     # guards _event_bytes
+        # Guards _event_bytes and what counters says of pushes.
+        self._event_lock = threading.Lock()
         self._wheel: dict[int, list[WebSocket]] = {}
         self._tick = 0
         self._ticked_at = 0.0
@@ -118,7 +134,8 @@ class IOLoop:
         """Start the thread; returns when it runs."""
         assert self._thread is None
         self.closing = False
-        self.loop = _new_loop()
+        self._forget_all()
+        self.loop = self.new_loop()
         ready = threading.Event()
         self._thread = threading.Thread(
             target=self._run, args=(ready,), name='wsrpc-io', daemon=True)
@@ -138,6 +155,32 @@ class IOLoop:
             thread.join(timeout_s)
         self._thread = None
         return not thread.is_alive()
+
+    def _forget_all(self) -> None:
+        """Drop what was put in since the last stop; nobody waits for it.
+
+        A method that outlived the stop has set ``_woken``, say: left so,
+        the next loop would never be woken.
+        """
+        self._posted.clear()
+        self._to_flush.clear()
+        with self._event_lock:
+            self._events.clear()
+            self._event_bytes = 0
+        self._wheel.clear()
+        self._woken = False
+        self.on_progress = None
+        self.counters.clear()
+        self.bytes_in = 0
+        self.forget_tallies()
+
+    def forget_tallies(self) -> None:
+        """Look for the tallies of methods anew: those may be others now.
+
+        The loop's thread, or while there is none.
+        """
+        self.stretch.end()
+        self.cell.tallies.clear()
 
     def in_loop(self) -> bool:
         """Whether this is the loop's thread."""
@@ -159,21 +202,22 @@ class IOLoop:
         # whoever runs a nonblocking method writes into it.
         cell.set(self.cell)
         self._context = copy_context()
-        enter_thread()
+        load_serving()
         self._ticked_at = self.awake_since = self.now()
+        self._tick = int(self._ticked_at / TICK_S)
         loop.call_soon(ready.set)
         loop.call_later(TICK_S, self._on_tick)
         try:
-            loop.run_forever()
+            _run_until_stopped(loop)
             self._cancel_tasks(loop)
         finally:
             self._on_wake()         # what was posted while it ended
             leave_thread()
             asyncio.set_event_loop(None)
             loop.close()
-            self.loop = None
-            self._thread_id = 0
-            self._wheel.clear()
+            if self.loop is loop:       # else another was started since
+                self.loop = None
+                self._thread_id = 0
 
     def _cancel_tasks(self, loop: asyncio.AbstractEventLoop) -> None:
         """Cancel what still runs at stop, and give it a moment to end."""
@@ -207,12 +251,19 @@ class IOLoop:
         with self._event_lock:
             if (len(self._events) >= MAX_EVENTS
                     or self._event_bytes + size > MAX_EVENT_BYTES):
+                self.counters['pushes_refused'] += 1
                 raise Overloaded(
                     f'{len(self._events)} pushes wait to be sent: publish '
                     'less, or drop')
+            self.counters['pushes'] += 1
             self._event_bytes += size
             self._events.append((targets, size))
         self._wake()
+
+    @property
+    def backlog(self) -> tuple[int, int]:
+        """(pushes that wait for the loop, their bytes); for show."""
+        return len(self._events), self._event_bytes
 
     def _wake(self) -> None:
         if not self._woken:
@@ -236,10 +287,12 @@ class IOLoop:
         posted = self._posted
         while posted:
             run, args = posted.popleft()
+            begun = self.now()
             try:
                 run(*args)
             except Exception:
                 log.exception('%r failed', run)
+            self.note_time(begun)
         if self._events:
             self._spread_events()
         to_flush = self._to_flush
@@ -250,14 +303,23 @@ class IOLoop:
         """Queue all waiting pushes, then send once to each socket."""
         touched: dict[WebSocket, None] = {}
         events = self._events
+        delivered = 0
         while events:
             with self._event_lock:
                 targets, size = events.popleft()
                 self._event_bytes -= size
-            for websocket, frame in targets():
-                if not websocket.server_terminated:
-                    websocket.out.frames.append(frame)
-                    touched[websocket] = None
+            try:
+                for websocket, frame in targets():
+                    if not websocket.server_terminated:
+                        websocket.out.frames.append(frame)
+                        touched[websocket] = None
+                        delivered += 1
+            except Exception:
+                # A user that cannot be compared, say: this push is lost
+                # for the rest, the others are not.
+                limited(log, 'push', logging.ERROR, 'a push failed',
+                        exc_info=True)
+        self.counters['pushes_delivered'] += delivered
         for websocket in touched:
             self._guarded(websocket, 'flush')
 
@@ -272,6 +334,7 @@ class IOLoop:
         """A fault of ours while serving a socket: log it, close it."""
         limited(log, 'fault', logging.ERROR, '%r: closed after a fault of '
                 'cp_wsrpc', websocket, exc_info=True)
+        self.stretch.end()
         try:
             websocket.abort(1011, 'internal error')
         except Exception:
@@ -291,6 +354,7 @@ class IOLoop:
         if websocket in self.websockets:
             self.websockets.discard(websocket)
             self.counters['closed'] += 1
+            websocket.count_closed()
             self.note_progress()
 
     def note_progress(self) -> None:
@@ -319,19 +383,42 @@ class IOLoop:
         assert self.loop is not None
         self.loop.remove_writer(websocket.sock.fileno())
 
-    def call_soon(self, run: Callable[..., object], *args: Any) -> None:
-        """Call it in the next turn; only from the loop's thread."""
+    def read_soon(self, websocket: WebSocket) -> None:
+        """Call ``on_readable`` in the next turn: bytes may wait inside."""
         assert self.loop is not None
-        self.loop.call_soon(run, *args)
+        self.loop.call_soon(self._on_readable, websocket)
+
+    def submit_soon(self, pool: WorkerPool, lane: Lane,
+                    run: Callable[[Any], object], call: Call) -> None:
+        """Give a call to the pool at the end of this turn of the loop.
+
+        Put in one by one, calls wake a worker at each read, which then
+        fights the loop for the interpreter; together, all that one turn
+        has read, they wake it once.
+        """
+        if not self._submissions:
+            assert self.loop is not None
+            self.loop.call_soon(self._submit, pool, context=self._context)
+        self._submissions.append((lane, run, call))
+
+    def _submit(self, pool: WorkerPool) -> None:
+        submissions, self._submissions = self._submissions, []
+        for call in pool.submit_all(submissions):
+            call.connection.refuse_start(call)
 
     def spawn(self, coroutine: Coroutine[Any, Any, Any],
-              context: Context) -> asyncio.Task[Any]:
-        """Run an ``async def`` of the application."""
+              done: Callable[[asyncio.Task[Any]], object]) -> None:
+        """Run an ``async def`` of the application; ``done(task)`` then."""
         assert self.loop is not None
-        task = self.loop.create_task(coroutine, context=context)
+
+        # One callback: each is a turn of the loop.
+        def finish(task: asyncio.Task[Any]) -> None:
+            self._tasks.discard(task)
+            done(task)
+
+        task = self.loop.create_task(coroutine)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+        task.add_done_callback(finish)
 
     def _on_readable(self, websocket: WebSocket) -> None:
         begun = self.now()
@@ -372,8 +459,6 @@ class IOLoop:
             self.awake_since = now
         self._ticked_at = now
         current = int(now / TICK_S)
-        if self._tick == 0:
-            self._tick = current - 1
         # After a standstill there are fewer entries than ticks to walk.
         due = (range(self._tick + 1, current + 1)
                if current - self._tick < 1000
@@ -382,6 +467,7 @@ class IOLoop:
             for websocket in self._wheel.pop(tick, ()):
                 self._look(websocket, tick, now)
         self._tick = current
+        self.note_progress()
 
     def _look(self, websocket: WebSocket, tick: int, now: float) -> None:
         if websocket.timer_tick != tick:
@@ -394,6 +480,21 @@ class IOLoop:
             return
         if due is not None:
             self.schedule(websocket, max(due, now))
+
+
+def _run_until_stopped(loop: asyncio.AbstractEventLoop) -> None:
+    """Run the loop, whatever a task of the application raises.
+
+    SystemExit and KeyboardInterrupt pass through a task that an ``async
+    def`` method has started, and end ``run_forever``; it goes on where it
+    was when it is called again.
+    """
+    while True:
+        try:
+            loop.run_forever()
+            return
+        except BaseException:
+            log.exception('a task tried to end the I/O loop')
 
 
 def _refuse_to_wait() -> Any:

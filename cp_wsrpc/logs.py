@@ -18,7 +18,9 @@ from typing import Any
 
 __all__ = ['LineLimiter', 'escape', 'limited']
 
+#: Causes that are told apart at a time; further ones share their line.
 MAX_CAUSES = 256
+_FURTHER = ('', 'further causes')
 
 
 def escape(text: object, limit: int = 200) -> str:
@@ -59,9 +61,11 @@ class LineLimiter:
                  clock: Callable[[], float] = time.monotonic) -> None:
         self._interval_s = interval_s
         self._clock = clock
-        # Guards _causes.  {(logger's name, cause): [not before, swallowed]}
+        # Guards the rest.
         self._lock = threading.Lock()
+        #: {(logger's name, cause): [not before, swallowed]}
         self._causes: dict[tuple[str, str], list[float]] = {}
+        self._full_until = 0.0
 
     def log(self, logger: logging.Logger, cause: str, level: int, fmt: str,
             *args: Any, exc_info: Any = None) -> bool:
@@ -87,11 +91,10 @@ class LineLimiter:
         now = self._clock()
         with self._lock:
             state = self._causes.get(key)
+            if state is None and not self._has_room(now):
+                key = _FURTHER
+                state = self._causes.get(key)
             if state is None:
-                if len(self._causes) >= MAX_CAUSES:
-                    # A cause made of wire text would end here: the oldest
-                    # goes, memory stays.
-                    del self._causes[next(iter(self._causes))]
                 self._causes[key] = [now + self._interval_s, 0]
                 return 0
             if now < state[0]:
@@ -100,6 +103,24 @@ class LineLimiter:
             swallowed = int(state[1])
             state[:] = [now + self._interval_s, 0]
             return swallowed
+
+    def _has_room(self, now: float) -> bool:
+        """Whether one more cause can be told apart.
+
+        Causes that may speak again make room, silent ones never: whoever
+        makes 257 methods fail in turn would else have a line for each.
+        """
+        assert self._lock.locked()
+        if len(self._causes) < MAX_CAUSES - 1:      # one is _FURTHER
+            return True
+        if now < self._full_until:
+            return False
+        self._causes = {key: state for key, state in self._causes.items()
+                        if now < state[0]}
+        if len(self._causes) < MAX_CAUSES - 1:
+            return True
+        self._full_until = min(until for until, _ in self._causes.values())
+        return False
 
 
 limited = LineLimiter().log

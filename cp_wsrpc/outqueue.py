@@ -42,22 +42,25 @@ class OutQueue:
 
     ``frames`` is a deque: any thread appends, the holder of ``lock`` takes
     out.  ``lock`` guards ``sock``, which is closed under it (the fd may be
-    another's an instant later), and ``unsent``: two threads that send at
-    once would mix their bytes (pitfalls 20).  The rest belongs to the
-    loop's thread.
+    another's an instant later), ``unsent``: two threads that send at
+    once would mix their bytes (pitfalls 20), and ``sent_bytes`` and
+    ``sent_frames``, what the socket took (a frame counts when it begins).
+    The rest belongs to the loop's thread.
 
     ``scheduled``: a flush is on its way; cleared by the loop *before* it
     takes frames out, so that who appends after that asks for another.
     """
 
     __slots__ = ('_grace', '_pong', 'behind', 'behind_bytes', 'frames',
-                 'lock', 'refusing', 'scheduled', 'sock', 'unsent')
+                 'lock', 'refusing', 'scheduled', 'sent_bytes',
+                 'sent_frames', 'sock', 'unsent')
 
     def __init__(self, sock: Any) -> None:
         self.sock = sock
         self.lock = threading.Lock()
         self.frames: deque[bytes] = deque()
         self.scheduled = False
+        self.sent_bytes = self.sent_frames = 0
         self.unsent: memoryview | None = None
         self.refusing = False
         self.behind: deque[bytes] = _NOTHING
@@ -83,9 +86,11 @@ class OutQueue:
                 if waiting == 1:
                     data = frames.popleft()
                 else:
-                    data = b''.join([frames.popleft() for _ in range(
-                        waiting if waiting < _JOIN_FRAMES
-                        else _JOIN_FRAMES)])
+                    if waiting > _JOIN_FRAMES:
+                        waiting = _JOIN_FRAMES
+                    data = b''.join([frames.popleft()
+                                     for _ in range(waiting)])
+                self.sent_frames += waiting
                 sent = self._send(data)
                 if sent < 0:
                     return Outcome.LOST
@@ -103,9 +108,12 @@ class OutQueue:
                 or not self.lock.acquire(blocking=False):
             return Outcome.NOT_TRIED
         try:
-            if self.frames or self.unsent is not None or self.sock is None:
+            # A Close may have gone out before the lock was ours.
+            if self.frames or self.unsent is not None \
+                    or self.sock is None or type(self.frames) is _Sealed:
                 return Outcome.NOT_TRIED
             sent = self._send(frame)
+            self.sent_frames += 1
             if sent == len(frame):
                 return Outcome.SENT
             if sent < 0:
@@ -143,12 +151,17 @@ class OutQueue:
         self._add_behind(frame)
 
     def put_last(self, frame: bytes) -> None:
-        """Have a Close go out after all that stands in the queue."""
+        """Have a Close go out after all that stands in the queue.
+
+        Nothing follows it (RFC 6455 5.5.1), though threads that found the
+        socket open just now still append: to the old deque, which nobody
+        reads any more, or to one that takes nothing.
+        """
+        frames = self.frames.copy()
+        frames.append(frame)
+        self.frames = _Sealed(frames)
         if self.refusing:
             self.fall_behind()
-            self._add_behind(frame)
-        else:
-            self.frames.append(frame)
 
     def go_on(self) -> tuple[Outcome, bool]:
         """(what became of it, whether any byte was taken).
@@ -196,7 +209,9 @@ class OutQueue:
         """Bytes taken; -1: the connection is gone."""
         assert self.lock.locked()
         try:
-            return int(self.sock.send(data))
+            sent = int(self.sock.send(data))
+            self.sent_bytes += sent
+            return sent
         except transport.NOT_NOW:
             return 0
         except transport.GONE:
@@ -213,11 +228,21 @@ class OutQueue:
             part = self.behind.popleft()
             size += len(part)
             parts.append(part)
+            self.sent_frames += 1
             if self._grace:
                 self._grace -= 1
             else:
                 self.behind_bytes -= len(part)
         return b''.join(parts)
+
+
+class _Sealed(deque[bytes]):
+    """The last frames of a connection: what is appended is dropped."""
+
+    __slots__ = ()
+
+    def append(self, frame: bytes) -> None:
+        pass
 
 
 #: Most sockets never refuse; an empty deque of their own is 760 bytes.

@@ -14,10 +14,15 @@ from cherrypy.lib import cptools, httputil
 
 from . import upgrade
 from .client_files import ClientFile, read_client_file
+from .host_session import renew_session
 from .upgrade import Fault
 
-__all__ = ['Refusal', 'answer_plain', 'has_no_page', 'serve_client_file',
-           'set_headers']
+__all__ = ['KEEP_ALIVE_TYPE', 'Refusal', 'answer_plain', 'has_no_page',
+           'keep_session_alive', 'serve_client_file', 'set_headers']
+
+#: What the client accepts when it asks in order to keep its session.  In
+#: a header that a page may send anywhere without being asked first.
+KEEP_ALIVE_TYPE = 'application/vnd.cp-wsrpc.session+json'
 
 _HEADERS_OF_A_PAGE = ('Content-Encoding', 'Content-Length', 'ETag',
                       'Expires', 'Last-Modified', 'Location', 'Vary')
@@ -109,6 +114,32 @@ def _write_client_file(file: ClientFile) -> None:
     cptools.validate_etags()
     if 'If-None-Match' not in request.headers:      # RFC 9110 13.2.2
         cptools.validate_since()
+
+
+def keep_session_alive(request: Any) -> None:
+    """Answer a page that stays open: renew its session and its cookie.
+
+    It says when to ask again, ``{"keepAliveMs": 1800000}``, half of
+    ``tools.sessions.timeout``; 0: there is no session to be kept.  To be
+    called from the tool's _setup.
+    """
+
+    def renew(*args: Any, **kwargs: Any) -> None:
+        timeout_s = renew_session() or 0.0
+        request.hooks.attach('before_finalize', write, priority=10,
+                             keep_alive_ms=int(timeout_s * 1000 / 2))
+
+    def write(keep_alive_ms: int) -> None:
+        set_headers({'Content-Type': KEEP_ALIVE_TYPE,
+                     'Cache-Control': 'no-store', 'Vary': 'Accept'})
+        cherrypy.serving.response.body = (
+            b'{"keepAliveMs":%d}' % keep_alive_ms)
+
+    request.is_index = None
+    # tools.caching shall not serve a page that it has kept.
+    request.headers['Pragma'] = 'no-cache'
+    request.headers['Cache-Control'] = 'no-cache'
+    request.handler = renew
 
 
 def set_headers(headers: Mapping[str, str]) -> None:

@@ -15,23 +15,26 @@ and of a call of the client: ``call`` -> out-queue; its answer comes in by
 """
 from __future__ import annotations
 
+import functools
 import logging
+import sys
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ws4py.messaging import BinaryMessage
 
-from . import framing, services
+from . import services
 from .conversation import Conversation, PendingReply, server_ids
 from .dialects import DIALECTS, JSONRPC, Bad, Batch, Dialect, decode
 from .errors import (Busy, CloseCode, ConnectionLostError, GoingAway,
-                     InvalidRequest, MessageTooBig, MethodNotFound,
-                     Unauthorized)
-from .exposure import kind_of, make_route
+                     InvalidParams, InvalidRequest, MessageTooBig,
+                     MethodNotFound)
+from .exposure import make_route
 from .host_serving import surroundings_of
-from .invocation import (ask_authorizers, fail, report, run_as_task,
-                         run_on_loop, run_on_worker)
+from .idempotency import Key, Once, begin_once, key_of, reply_of
+from .invocation import (ask_authorizers, check_session, fail, report,
+                         run_as_task, run_on_loop, run_on_worker)
 from .logs import escape, limited
 from .messages import NO_ID, Call, Failure, Result
 from .websocket import State, WebSocket
@@ -76,6 +79,9 @@ class _BatchReply:
             if self._left:
                 return None
         return b'[' + b','.join(self._texts) + b']'
+
+    def forget(self) -> None:
+        """An item's call was dropped: so is the connection."""
 
 
 class Peer(WebSocket):
@@ -176,7 +182,7 @@ class Peer(WebSocket):
         if len(text) > limit:
             raise MessageTooBig(f'{len(text)} bytes in a call of {name}(); '
                                 f'out_max_bytes is {limit}')
-        return framing.text_frame(text)
+        return self.framer.text_frame(text)
 
     def run_callback(self, what: str, function: Callable[..., object],
                      *args: Any) -> None:
@@ -193,7 +199,9 @@ class Peer(WebSocket):
         max_depth, max_batch = options.max_depth, options.max_batch
         for item in items:
             if type(item) is bytes:
-                self._messages_in += 1
+                if self.state is not State.OPEN:
+                    continue        # no answer to it could be sent
+                self.messages_in += 1
                 message = decode(item, max_depth, max_batch)
                 if type(message) is Call:
                     self.dialect = message.dialect
@@ -205,8 +213,12 @@ class Peer(WebSocket):
                            'binary messages are not used here')
             else:
                 self.on_control(item)
-            if self.state is not State.OPEN:
-                break
+        stretch = self.io.stretch
+        if stretch.method is not None:
+            stretch.end()
+
+    def on_failure(self, code: int, reason: str) -> None:
+        self._fail(code, reason)        # at once, whatever is under way
 
     def _on_message(self, message: Any) -> None:
         """Anything but a call by itself."""
@@ -224,7 +236,7 @@ class Peer(WebSocket):
             limited(log, 'remote', logging.WARNING,
                     '%s: the client raised %s\n%s', self.id,
                     escape(message.error), '\n'.join(
-                        escape(line) for line in
+                        '    ' + escape(line) for line in
                         message.error.stack.splitlines()[:40]))
         if not self.conversation.settle(message):
             self.io.counters['ignored_replies'] += 1
@@ -255,12 +267,12 @@ class Peer(WebSocket):
         call.connection = self
         running = self.conversation.running
         key = call if call.id is NO_ID else call.id
-        if key in running:
+        if running and key in running:
             self._refuse_duplicate(call)
             return
         method = call.method = self._methods.get(call.name)
         if method is not None and method.is_direct and self._takes_direct \
-                and not self.hub.draining:
+                and call.meta is None and not self.hub.draining:
             self._run_direct(call)
             return
         if self._held is not None:
@@ -273,6 +285,8 @@ class Peer(WebSocket):
             self._refuse(call, Busy(
                 f'{self._max_in_flight} calls of this connection are '
                 'under way'))
+        elif call.meta is not None and self._waits_for_key(call):
+            pass            # the call that has its key answers it, say
         elif method is None:
             if services.is_service(call.name):
                 services.serve(self, call)
@@ -288,10 +302,11 @@ class Peer(WebSocket):
                 self._start(call)
 
     def _refuse(self, call: Call, error: Exception) -> None:
-        self.complete(call, fail(call, error))
+        self.complete(call, fail(call, error, ran=False))
 
     def _refuse_duplicate(self, call: Call) -> None:
         error = InvalidRequest('a call with this id is still running')
+        self.hub.statistics.count_failure(call, error.code, ran=False)
         text = call.dialect.encode_failure(
             None, error.code, error.message, {'executed': False})
         if call.batch is not None:
@@ -311,6 +326,52 @@ class Peer(WebSocket):
                 call if call.id is NO_ID else call.id] = call
             self._refuse(call, Busy())
 
+    # -- calls with an idempotency key ---------------------------------------
+
+    def _waits_for_key(self, call: Call) -> bool:
+        """False: begin it.  True: it waits for its key, or is answered."""
+        if type(call.batch) is Once:
+            return False            # has it
+        try:
+            key = key_of(call)
+            if key is None or not _may_repeat(call):
+                return False
+            if self.must_ask_store or self.hub.kept.is_shared:
+                self.submit(functools.partial(self._claim_on_worker, key),
+                            call)
+                return True
+            return not self._claim(key, call)
+        except BaseException as error:
+            self.complete(call, fail(call, error, ran=False))
+            return True
+
+    def _claim_on_worker(self, key: Key, call: Call) -> None:
+        try:
+            if self._claim(key, call):
+                self.io.post(self._begin_again, call)
+        except BaseException as error:
+            self.complete(call, fail(call, error, ran=False))
+
+    def _claim(self, key: Key, call: Call) -> bool:
+        """Whether the key is this call's, which then is to be run."""
+        if self.handshake.bound:
+            check_session(call)
+
+        def hear(outcome: bytes | None) -> None:
+            if outcome is None:         # not executed: it is our turn
+                self.io.post(self._begin_again, call)
+            else:
+                self.complete(call, reply_of(call.id, outcome))
+
+        return begin_once(self.hub.kept, key, call, hear)
+
+    def _begin_again(self, call: Call) -> None:
+        if self._closed_with is not None:
+            self._forget(call)
+        else:
+            self.conversation.running.pop(call.id, None)
+            self._begin(call)
+
     # -- to the method -----------------------------------------------------
 
     def _run_direct(self, call: Call) -> None:
@@ -320,7 +381,11 @@ class Peer(WebSocket):
         ever being "in flight": 2.4 us a call become 1.7.
         """
         io = self.io
-        io.doing = call.name
+        stretch = io.stretch
+        if stretch.method is not call.method:
+            stretch.begin(call)
+            io.doing = call.name
+        stretch.calls += 1
         io.cell.call = call
         text = run_on_loop(call)
         io.cell.call = None
@@ -331,19 +396,18 @@ class Peer(WebSocket):
             self.complete(call, text)
         elif not self.server_terminated:
             # The read that brought the call flushes at its end.
-            self.out.frames.append(framing.text_frame(text))
+            self.out.frames.append(self.framer.text_frame(text))
 
     def _start(self, call: Call) -> None:
         """Give a call to the thread of its method.  The loop's thread."""
         method: Method = call.method
         if method.kind == 'pool':
-            if not self.lane.submit(run_on_worker, call):
-                self._refuse_start(call)
+            self.io.submit_soon(self.hub.pool, self.lane, run_on_worker,
+                                call)
             return
-        if any(kind_of(authorize) != 'nonblocking'
-               for authorize in method.authorizers):
+        if self.must_ask_store or method.asks_on_pool:
             if not self.lane.submit(self._check_on_worker, call):
-                self._refuse_start(call)
+                self.refuse_start(call)
             return
         if self._check(call):
             self._start_here(call)
@@ -352,12 +416,12 @@ class Peer(WebSocket):
         """Look at session, arguments and rights; answer if one is wrong."""
         try:
             if self.handshake.bound:
-                self._check_user()
+                check_session(call)
             call.args, call.kwargs = call.method.bind(call.params)
             ask_authorizers(call)
         except BaseException as error:
             self.end_turn(call)
-            self.complete(call, fail(call, error))
+            self.complete(call, fail(call, error, ran=False))
             return False
         return True
 
@@ -367,12 +431,17 @@ class Peer(WebSocket):
 
     def _start_here(self, call: Call) -> None:
         """Run a nonblocking or async method; all checks are passed."""
-        if call.method.kind == 'nonblocking':
-            mine = self.io.cell
+        if self._closed_with is not None:
+            self._forget(call)
+        elif call.method.kind == 'nonblocking':
+            mine, stretch = self.io.cell, self.io.stretch
             self.io.doing = call.name
+            stretch.begin(call)
+            stretch.calls = 1
             mine.call = call
             text = run_on_loop(call)
             mine.call = None
+            stretch.end()
             self.end_turn(call)
             if text is not None:
                 self.complete(call, text)
@@ -388,23 +457,30 @@ class Peer(WebSocket):
         if self._async_waiting:
             self._start_here(self._async_waiting.pop(0))
 
-    def _refuse_start(self, call: Call) -> None:
+    def refuse_start(self, call: Call) -> None:
+        """The pool, or the connection's part of it, is full."""
         self.end_turn(call)
-        self.complete(call, fail(call, Busy()))
+        self._refuse(call, Busy())
 
     def submit(self, run: Callable[[Any], object], call: Call) -> None:
         """Have a service's part run on the pool; Busy if that is full."""
         if not self.lane.submit(run, call):
             raise Busy()
 
-    def _check_user(self) -> None:
-        key = self.handshake.session_key
-        if key.in_memory and not key.exists():
-            self.lose_user()
-            raise Unauthorized('the session has ended: sign in again')
+    @property
+    def must_ask_store(self) -> bool:
+        """Whether the look at the session may wait: not on the loop."""
+        handshake = self.handshake
+        return bool(handshake.bound and not handshake.session_key.in_memory)
 
-    def lose_user(self) -> None:
-        """The session has gone, and with it the right to be here."""
+    def lose_user(self, call: Call, error: Exception) -> None:
+        """The session has gone, and with it the right to be here.
+
+        Answers the call that found it out, for after the Close nothing
+        can be sent.
+        """
+        if call.id is not NO_ID and call.batch is None:
+            self._send_text(fail(call, error))
         self.close(CloseCode.UNAUTHORIZED, 'the session has ended')
 
     # -- Routes ------------------------------------------------------------
@@ -421,11 +497,28 @@ class Peer(WebSocket):
             self._start(call)
         elif entered is None:
             call.scope.turn = None
-            self.complete(call, fail(call, Busy()))
+            self._refuse(call, Busy())
 
     def _start_in_turn(self, call: Call) -> None:
         """Its turn has come; called by whoever gave it up."""
-        self.io.post(self._start, call)
+        self.io.post(self._start_waiting, call)
+
+    def _start_waiting(self, call: Call) -> None:
+        if self._closed_with is not None:
+            self._forget(call)
+        elif self.hub.draining:
+            self.end_turn(call)
+            self._refuse(call, GoingAway())
+        else:
+            self._start(call)
+
+    def _forget(self, call: Call) -> None:
+        """The connection went before the call began."""
+        self.end_turn(call)
+        self.conversation.running.pop(
+            call if call.id is NO_ID else call.id, None)
+        if call.batch is not None:
+            call.batch.forget()
 
     def end_turn(self, call: Call) -> None:
         """Its method has returned: whoever is next on the Route."""
@@ -451,11 +544,11 @@ class Peer(WebSocket):
         self.conversation.running.pop(call if id is NO_ID else id, None)
         if id is not NO_ID:
             if call.batch is None:
-                self.enqueue(framing.text_frame(text))
+                self.enqueue(self.framer.text_frame(text))
             else:
                 whole = call.batch.add(text)
                 if whole is not None:
-                    self.enqueue(framing.text_frame(whole))
+                    self.enqueue(self.framer.text_frame(whole))
         if self.hub.draining:
             self.io.note_progress()
 
@@ -463,20 +556,22 @@ class Peer(WebSocket):
         """The same, from the worker that ran it, by the short way.
 
         When no other call of the connection is under way, no later reply
-        could be joined with this one: it is sent from here.
+        could be joined with this one: it is sent from here.  Unless more
+        calls wait: then the loop sends for this worker, so that the two
+        do not take the interpreter from each other at each send.
         """
         running = self.conversation.running
         if call.scope is not None:
             self.end_turn(call)
         if (len(running) > 1 or call.id is NO_ID or call.batch is not None
-                or self.hub.draining):
+                or self.hub.pool.has_waiting or self.hub.draining):
             self.complete(call, text)
         else:
             running.pop(call.id, None)
-            self.send_alone(framing.text_frame(text))
+            self.send_alone(self.framer.text_frame(text))
 
     def _send_text(self, text: bytes) -> None:
-        self.enqueue(framing.text_frame(text))
+        self.enqueue(self.framer.text_frame(text))
 
     def subscribe(self, topic: str) -> str:
         """Join a topic; the subscription's id.  The loop's thread."""
@@ -505,10 +600,12 @@ class Peer(WebSocket):
 
     def _release_held(self) -> None:
         held, self._held = self._held or [], None
-        self._takes_direct = not self.handshake.bound
         for call in held:
             if self.state is State.OPEN:
                 self._begin(call)
+        # Not before: what runs directly is sent at the end of a read.
+        self._takes_direct = not self.handshake.bound
+        self.io.stretch.end()
 
     def on_ended(self, code: int, reason: str) -> None:
         """Fail what waits, forget what waits for the pool, tell all."""
@@ -516,10 +613,6 @@ class Peer(WebSocket):
             f'the connection was closed ({code}'
             f'{": " + reason if reason else ""})'))
         self.hub.broker.leave(self)
-        for call in self.lane.clear():
-            self.end_turn(call)
-            self.conversation.running.pop(
-                call if call.id is NO_ID else call.id, None)
         self._held = None
         with self._close_lock:
             self._closed_with = (code, reason)
@@ -527,13 +620,27 @@ class Peer(WebSocket):
         for function in on_close:
             self.strand.post(self.run_callback, 'on_close', function,
                              code, reason)
+        for call in self._take_waiting():
+            self._forget(call)
         for seat in self._seats.values():
-            self.strand.post(self._close_route, seat)
+            # When the method that runs has ended: it may just be making
+            # the instance, and does not expect to find it closed.
+            if seat.turn.enter(self._close_in_turn, seat, sys.maxsize):
+                self._close_in_turn(seat)
+
+    def _take_waiting(self) -> list[Call]:
+        """Take out the calls that have not begun."""
+        waiting, self._async_waiting = self._async_waiting, []
+        return self.lane.clear() + waiting
+
+    def _close_in_turn(self, seat: _Seat) -> None:
+        self.strand.post(self._close_route, seat)
 
     def _close_route(self, seat: _Seat) -> None:
         if seat.instance is not None:
             self.run_callback(f'{type(seat.instance).__name__}.closed',
                               seat.instance.closed)
+        seat.turn.leave()
 
     def on_timer(self, now: float) -> float | None:
         due = super().on_timer(now)
@@ -548,12 +655,22 @@ class Peer(WebSocket):
 
     def drain(self) -> None:
         """The engine stops: calls not yet begun are answered so."""
-        for call in self.lane.clear():
-            self.end_turn(call)
-            self._refuse(call, GoingAway())
-        waiting, self._async_waiting = self._async_waiting, []
-        for call in waiting:
+        for call in self._take_waiting():
             self.end_turn(call)
             self._refuse(call, GoingAway())
 
 
+def _may_repeat(call: Call) -> bool:
+    """Whether a key means something; raises InvalidParams if it cannot.
+
+    Of the protocol's own methods to ``rpc.publish`` alone: what the others
+    do belongs to the connection, as what a Route's ``init`` does.
+    """
+    if call.method is None:
+        return bool(call.name == 'rpc.publish')
+    if call.method.route is not None and call.method.attribute == 'init':
+        raise InvalidParams(
+            f'{call.name} begins a Route of this connection: another one '
+            'cannot repeat it, so it takes no idempotencyKey',
+            {'executed': False})
+    return True

@@ -21,32 +21,38 @@ free before HTTP waits for them (pitfalls 26).
 """
 from __future__ import annotations
 
+import difflib
 import itertools
 import logging
 import resource
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import cherrypy
-from ws4py.messaging import Message
+import msgspec
 from ws4py.server.cherrypyserver import WebSocketPlugin
 
 from . import framing
-from .broker import Broker, MemoryBackend, Position
+from .broker import Backend, Broker, MemoryBackend
 from .conversation import server_ids
-from .dialects import JSONRPC, Dialect
+from .dialects import JSONRPC, Dialect, encode_json
 from .endpoint import Endpoint, find_endpoints, place_of
 from .errors import CloseCode, ConfigError, MessageTooBig
+from .framing import Framer
+from .history import Position, read_rules
 from .host_log import join_logs
 from .host_serving import Handshake
 from .hub import Hub, Timing
 from .invocation import enter_worker, leave_worker
 from .ioloop import IOLoop
+from .logs import escape, limited
 from .messages import NO_ID
 from .peer import Peer
+from .recording import recorder
 from .shutdown import shut_down
-from .websocket import State, WebSocket
+from .statistics import Statistics, read_namespace
+from .websocket import State, WebSocket, message_of
 from .workers import Strand, WorkerPool
 
 __all__ = ['WsrpcPlugin']
@@ -64,7 +70,11 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
     ``max_connections``   sockets at a time; None: the fd limit less 200
     ``ping_interval_s``, ``ping_timeout_s``, ``write_stall_s``,
     ``drain_timeout_s``   see :class:`cp_wsrpc.hub.Timing`
-    ``broker``            ``'memory'``
+    ``topics``            which topics keep a history, and how much of it:
+                          ``{'news': {'history_size': 1000}}``, see
+                          :class:`cp_wsrpc.history.Retention`; ({})
+    ``broker``            ``'memory'``, or ``'redis://host:6379/0'`` for
+                          several processes, see ``redis_broker``
 
     Config is applied before the engine starts and may be applied again:
     options are plain attributes, read at ``start``.
@@ -81,6 +91,7 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
         self.write_stall_s = Timing.write_stall_s
         self.drain_timeout_s = Timing.drain_timeout_s
         self.broker = 'memory'
+        self.topics: Mapping[str, Any] = {}
         #: set when the engine begins to stop; long methods may look at it
         self.stopping = threading.Event()
         self.stopping.set()
@@ -88,6 +99,7 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
         #: ws4py's name for what has the sockets
         self.manager = IOLoop()
         self._ids = itertools.count(1)
+        self._counts = Statistics()
         # Guards _endpoints, which handshakes fill for trees mounted late.
         self._lock = threading.Lock()
         self._endpoints: dict[tuple[int, str], Endpoint] = {}
@@ -98,6 +110,15 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
                     value, (int, float)) or value <= 0:
                 raise ConfigError(f'engine.wsrpc.{name} must be a number '
                                   f'above 0, not {value!r}')
+        elif name == 'topics':
+            read_rules(value)       # to say now what cannot be
+        elif name not in _NAMES and not name.startswith('_'):
+            # CherryPy would set a misspelt option like any other.
+            near = difflib.get_close_matches(name, _OPTIONS, 1, 0.5)
+            raise ConfigError(
+                f'engine.wsrpc.{name}: no such option; '
+                + (f'did you mean engine.wsrpc.{near[0]}?' if near
+                   else f'known are: {", ".join(_OPTIONS)}'))
         super().__setattr__(name, value)
 
     # -- life: the engine's thread -----------------------------------------
@@ -122,13 +143,20 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
         join_logs()
         self._find_endpoints()
         io = self.manager
+        self._counts = Statistics()
         pool = WorkerPool(self.thread_pool, on_thread_start=enter_worker,
                           on_thread_stop=leave_worker)
-        self.hub = Hub(io, pool, Broker(self._make_backend(), io.fan_out),
+        broker = Broker(self._make_backend(), io.fan_out, self._hear)
+        self.hub = Hub(io, pool, broker,
                        Timing(self.ping_interval_s, self.ping_timeout_s,
-                              self.write_stall_s, self.drain_timeout_s))
+                              self.write_stall_s, self.drain_timeout_s),
+                       self._counts)
+        # In their order: without a thread, nothing is published off it.
+        self._in_order = Strand(pool)
         pool.start()
         io.start()
+        broker.start()
+        self._counts.show(io, pool)
         self.stopping.clear()
         for channel, listener in self._channels().items():
             self.bus.subscribe(channel, listener)
@@ -143,8 +171,6 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
         if self.hub is None or self.stopping.is_set():
             return
         self.stopping.set()
-        for channel, listener in self._channels().items():
-            self.bus.unsubscribe(channel, listener)
         if self.manager.in_loop():
             threading.Thread(target=self._stop, name='wsrpc-stop').start()
         else:
@@ -158,6 +184,12 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
             shut_down(hub, CloseCode.RESTART, 'restarting')
         else:
             shut_down(hub, CloseCode.GOING_AWAY, 'going away')
+        # Not before: a handshake that was under way is adopted, and closed
+        # with the others.
+        for channel, listener in self._channels().items():
+            self.bus.unsubscribe(channel, listener)
+        hub.broker.stop()
+        hub.sessions.stop()
         if not hub.io.stop():
             log.error('the I/O loop did not end: a method holds it')
         hub.pool.stop()
@@ -168,7 +200,20 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
         """Look at the configuration again; sockets stay."""
         if self.hub is not None:
             self.hub.pool.refresh()
+            self.manager.post(self.manager.forget_tallies)
             self._find_endpoints()
+
+    def statistics(self) -> dict[str, Any]:
+        """The traffic since the start; see :mod:`cp_wsrpc.statistics`.
+
+        Plain numbers and dicts, of ``logging.statistics['cp_wsrpc']``.
+        After a stop those of the run that has ended.  Any thread.
+        """
+        return read_namespace()
+
+    def count_refusal(self, status: str, cause: str) -> None:
+        """A handshake was refused; for ``tool``."""
+        self._counts.count_refusal(status, cause)
 
     def _channels(self) -> dict[str, Callable[..., Any]]:
         return {'handle-websocket': self.handle,
@@ -176,11 +221,22 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
                 'wsrpc-publish': self.publish,
                 'wsrpc-broadcast': self.broadcast}
 
-    def _make_backend(self) -> MemoryBackend:
-        if self.broker != 'memory':
-            raise ConfigError(f'engine.wsrpc.broker = {self.broker!r}: '
-                              "only 'memory' is known")
-        return MemoryBackend()
+    def _make_backend(self) -> Backend:
+        rules = read_rules(self.topics)
+        if self.broker == 'memory':
+            return MemoryBackend(rules)
+        if not (isinstance(self.broker, str) and self.broker.startswith(
+                ('redis://', 'rediss://', 'unix://'))):
+            raise ConfigError(
+                f"engine.wsrpc.broker = {self.broker!r}: must be 'memory' or "
+                "a URL like 'redis://localhost:6379/0'")
+        try:
+            from .redis_broker import RedisBackend
+        except ImportError as error:
+            raise ConfigError(
+                f'engine.wsrpc.broker = {self.broker!r}: {error}; '
+                "pip install 'cp_wsrpc[redis]'") from None
+        return RedisBackend(self.broker, rules, dict(self.topics))
 
     # -- endpoints and handshakes: HTTP workers ----------------------------
 
@@ -214,8 +270,8 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
             return 'this server is stopping, or has not started yet'
         limit = self.max_connections or _default_max_connections()
         if len(self.manager) >= limit:
-            return (f'{limit} connections are open, the limit of '
-                    'engine.wsrpc.max_connections')
+            return ('as many connections are open as '
+                    f'engine.wsrpc.max_connections allows ({limit})')
         return None
 
     def make_websocket(self, endpoint: Endpoint, sock: Any,
@@ -247,39 +303,96 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
             self.manager.post(self.manager.adopt, ws_handler)
 
     # -- pushes: any thread ------------------------------------------------
+    #
+    # With a broker that may have to be waited for, the loop's thread (async
+    # and nonblocking methods) hands them to the pool, where they keep their
+    # order; what goes wrong there can only be logged.
 
-    def publish(self, topic: str, data: Any) -> Position | None:
+    def publish(self, topic: str, data: Any, key: str | None = None,
+                ) -> Position | None:
         """Send ``data`` to all who subscribed; see ``cp_wsrpc.publish``."""
+        recording = recorder.get()
+        if recording is not None:
+            recording.publish(topic, data)
+            return None
         hub = self.hub
         if hub is None:
             log.debug('publish(%r) while the engine does not run', topic)
             return None
-        return hub.broker.publish(topic, data)
+        broker = hub.broker
+        if broker.is_shared and hub.io.in_loop():
+            encode_json(data)       # to raise here what is the caller's
+            self._in_order.post(self._publish_off_loop, broker, topic, data,
+                                key)
+            return None
+        return broker.publish(topic, data, key)
+
+    def _publish_off_loop(self, broker: Broker, *args: Any) -> None:
+        try:
+            broker.publish(*args)
+        except Exception as error:
+            limited(log, 'publish', logging.ERROR,
+                    'what an async or nonblocking method published on %s '
+                    'is lost: %s', escape(args[0]), escape(error))
 
     def broadcast(self, name: str, *args: Any, endpoint: str | None = None,
                   user: Any = None) -> None:
         """Call a function of all clients; see ``cp_wsrpc.broadcast``."""
-        if self.hub is None:
+        recording = recorder.get()
+        if recording is not None:
+            recording.broadcast(name, *args, endpoint=endpoint, user=user)
+            return
+        hub = self.hub
+        if hub is None:
             log.debug('broadcast(%r) while the engine does not run', name)
             return
-        frames: dict[Dialect, bytes] = {}
+        if not hub.broker.is_shared:
+            self._broadcast_here(name, args, endpoint, user)
+            return
+        text = encode_json({'name': name, 'args': args,
+                            'endpoint': endpoint, 'user': user})
+        if len(text) > MAX_BROADCAST_BYTES:
+            raise MessageTooBig(f'{len(text)} bytes in one broadcast; '
+                                f'{MAX_BROADCAST_BYTES} are allowed')
+        if hub.io.in_loop():
+            self._in_order.post(self._tell_off_loop, hub.broker, text)
+        else:
+            hub.broker.tell('broadcast', text)
 
-        def frame_for(dialect: Dialect) -> bytes:
-            frame = frames.get(dialect)
+    def _tell_off_loop(self, broker: Broker, text: bytes) -> None:
+        try:
+            broker.tell('broadcast', text)
+        except Exception as error:
+            limited(log, 'publish', logging.ERROR, 'a broadcast of an async '
+                    'or nonblocking method is lost: %s', escape(error))
+
+    def _hear(self, what: str, text: bytes) -> None:
+        """Some process has told all; on the broker's thread."""
+        if what == 'broadcast':
+            said = _decode_broadcast(text)
+            self._broadcast_here(said.name, tuple(said.args), said.endpoint,
+                                 said.user)
+
+    def _broadcast_here(self, name: str, args: tuple[Any, ...],
+                        endpoint: str | None, user: Any) -> None:
+        frames: dict[tuple[Dialect, Framer], bytes] = {}
+
+        def frame_for(dialect: Dialect, framer: Framer) -> bytes:
+            frame = frames.get((dialect, framer))
             if frame is None:
                 id = NO_ID if dialect.has_notifications else next(server_ids)
-                frame = frames[dialect] = framing.text_frame(
+                frame = frames[dialect, framer] = framer.text_frame(
                     dialect.encode_call(id, name, args))
             return frame
 
         # Encoded here for most peers, so that what is no JSON is told to
         # the caller, not to the log.
-        size = len(frame_for(JSONRPC))
+        size = len(frame_for(JSONRPC, framing))
         if size > MAX_BROADCAST_BYTES:
             raise MessageTooBig(f'{size} bytes in one broadcast; '
                                 f'{MAX_BROADCAST_BYTES} are allowed')
         self.manager.fan_out(
-            lambda: ((peer, frame_for(peer.dialect))
+            lambda: ((peer, frame_for(peer.dialect, peer.framer))
                      for peer in self._peers(endpoint, user)), size)
 
     def broadcast_raw(self, message: Any, binary: bool = False) -> None:
@@ -287,21 +400,27 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
 
         ws4py's 'websocket-broadcast'.  RPC peers could not parse it.
         """
-        if isinstance(message, Message):
-            frame = message.single()
-        else:
-            payload = (message.encode() if isinstance(message, str)
-                       else bytes(message))
-            frame = framing.frame(
-                framing.BINARY if binary else framing.TEXT, payload)
+        opcode, payload = message_of(message, binary)
+        frames: dict[Framer, bytes] = {}
+
+        def frame_for(framer: Framer) -> bytes:
+            frame = frames.get(framer)
+            if frame is None:
+                frame = frames[framer] = framer.frame(opcode, payload)
+            return frame
+
         if self.hub is not None:
             self.manager.fan_out(
-                lambda: ((websocket, frame) for websocket in self.manager
-                         if not isinstance(websocket, Peer)), len(frame))
+                lambda: ((websocket, frame_for(websocket.framer))
+                         for websocket in self.manager
+                         if not isinstance(websocket, Peer)), len(payload))
 
     def connections(self, endpoint: str | None = None,
                     user: Any = None) -> list[WebSocket]:
         """The open connections; see ``cp_wsrpc.connections``."""
+        recording = recorder.get()
+        if recording is not None:
+            return recording.connections(endpoint, user)
         if endpoint is None:
             return list(self._peers(None, user))
         return [websocket for websocket in self.manager
@@ -329,6 +448,22 @@ def _default_max_connections() -> int:
     return max(16, soft - 200)
 
 
+class _Broadcast(msgspec.Struct):
+    """What ``broadcast`` tells the other processes."""
+
+    name: str
+    args: list[msgspec.Raw] = []
+    endpoint: str | None = None
+    user: Any = None
+
+
+_decode_broadcast = msgspec.json.Decoder(_Broadcast).decode
+
+_OPTIONS = ('thread_pool', 'max_connections', 'ping_interval_s',
+            'ping_timeout_s', 'write_stall_s', 'drain_timeout_s', 'topics',
+            'broker')
+#: All that is set on the plugin from the outside, or by itself.
+_NAMES = frozenset({*_OPTIONS, 'bus', 'hub', 'manager', 'stopping'})
 #: Options that are numbers above 0 (or None: the default).
 _POSITIVE = frozenset({
     'thread_pool', 'max_connections', 'ping_interval_s', 'ping_timeout_s',

@@ -70,6 +70,7 @@ class Method:
     ``authorize``   callable ``(call)`` of this method alone, or None
     ``authorizers`` all that are asked before a call: the endpoint's, then
                     its own
+    ``asks_on_pool`` True: one of them may wait, so not on the loop
     ``is_direct``   True: a nonblocking function of which nothing need be
                     asked first
     ``signature``   what it takes; ``str()`` of it words errors
@@ -78,9 +79,9 @@ class Method:
                     fit; kwargs may be NO_KEYWORDS, which cannot be changed
     """
 
-    __slots__ = ('attribute', 'authorize', 'authorizers', 'bind',
-                 'function', 'is_direct', 'is_generator', 'kind', 'name',
-                 'route', 'signature', 'timeout_s')
+    __slots__ = ('asks_on_pool', 'attribute', 'authorize', 'authorizers',
+                 'bind', 'function', 'is_direct', 'is_generator', 'kind',
+                 'name', 'route', 'signature', 'timeout_s')
 
     bind: Bind
     kind: Kind
@@ -110,6 +111,8 @@ class Method:
         """Have the endpoint's ``authorize`` asked before each call."""
         self.authorizers = tuple(
             each for each in (authorize, self.authorize) if each is not None)
+        self.asks_on_pool = any(kind_of(each) != 'nonblocking'
+                                for each in self.authorizers)
         self.is_direct = (
             self.kind == 'nonblocking' and self.route is None
             and not self.authorizers and not self.timeout_s

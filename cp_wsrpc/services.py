@@ -3,14 +3,16 @@
 protocol.md, 2: every RPC endpoint has them, and no controller can define
 or shadow one.
 
-====================  ===================  ==========================
+====================  ===================  ============================
 ``rpc.subscribe``     ``[topic]``          the subscription's id
+``rpc.subscribe``     ``{topic, since}``   ``{subscription, epoch, offset,
+                                           recovered, publications}``
 ``rpc.unsubscribe``   ``[id]``             true; false: unknown id
 ``rpc.publish``       ``{topic, data}``    ``{epoch, offset}`` or null
 ``rpc.ping``          anything             the same
 ``rpc.on``            ``[name, ...]``      ``{name: 'ok'}``
 ``rpc.off``           ``[name, ...]``      ``{name: 'ok'}``
-====================  ===================  ==========================
+====================  ===================  ============================
 
 :func:`serve` runs on the loop's thread.  What asks the application (who
 may subscribe or publish) goes to the pool unless it is marked nonblocking,
@@ -19,21 +21,27 @@ stands in the out-queue before the topic's first event.
 """
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from .errors import (InvalidParams, InvalidRequest, MethodNotFound, RPCError,
+from .errors import (BrokerUnavailable, Busy, ConnectionLostError,
+                     InvalidParams, InvalidRequest, MethodNotFound, RPCError,
                      TopicRefused)
 from .exposure import kind_of
-from .invocation import fail
+from .history import Position, Recovery
+from .invocation import ask, check_session, fail
+from .logs import escape
 
 if TYPE_CHECKING:
     from .messages import Call
     from .peer import Peer
 
 __all__ = ['is_service', 'serve']
+
+log = logging.getLogger('cp_wsrpc.services')
 
 MAX_TOPIC_CHARS = 200
 
@@ -45,12 +53,35 @@ def is_service(name: str) -> bool:
 
 def serve(peer: Peer, call: Call) -> None:
     """Answer a call of a reserved name.  On the loop's thread."""
+    try:
+        if peer.must_ask_store:
+            peer.submit(_check_on_worker, call)
+            return
+        if peer.handshake.bound:
+            check_session(call)
+    except BaseException as error:
+        peer.complete(call, fail(call, error))
+    else:
+        _serve(call)
+
+
+def _check_on_worker(call: Call) -> None:
+    try:
+        check_session(call)
+    except BaseException as error:
+        call.connection.complete(call, fail(call, error))
+    else:
+        call.connection.io.post(_serve, call)
+
+
+def _serve(call: Call) -> None:
+    peer = call.connection
     service = _SERVICES.get(call.name)
     try:
         if service is None:
             raise MethodNotFound()
         service(peer, call)
-    except Exception as error:
+    except BaseException as error:
         peer.complete(call, fail(call, error))
 
 
@@ -60,10 +91,78 @@ def _ping(peer: Peer, call: Call) -> None:
 
 
 def _subscribe(peer: Peer, call: Call) -> None:
-    topic = _read_topic(call)
+    topic, since, wants_position = _read_subscription(call)
     rules = peer.endpoint.options.subscribe
     _ask(peer, call, rules.find(topic), [topic],
-         lambda: _return(peer, call, peer.subscribe(topic)))
+         (lambda: _join(peer, call, topic, since)) if wants_position else
+         (lambda: _return(peer, call, peer.subscribe(topic))))
+
+
+def _join(peer: Peer, call: Call, topic: str, since: Position | None,
+          ) -> None:
+    """Let a peer in from where it has been; see ``topics`` for the order.
+
+    On the loop's thread.  The history is read here, too, unless that may
+    mean to wait.
+    """
+    broker = peer.hub.broker
+    options = peer.endpoint.options
+    arrival = broker.arrive(peer, topic, options.max_subscriptions)
+
+    def read() -> Recovery | None:
+        return broker.recover(topic, since, options.out_max_bytes // 2)
+
+    def read_on_pool(_: Any) -> None:
+        try:
+            found = read()
+        except BaseException as error:
+            peer.io.post(turn_away, error)
+        else:
+            peer.io.post(enter, found)
+
+    def enter(found: Recovery | None) -> None:
+        try:
+            frames = broker.enter(arrival, found)
+            if frames is None:
+                peer.submit(read_on_pool, call)
+                return
+            text = call.dialect.encode_result(
+                call.id, _joined(arrival.id, since, found))
+        except BaseException as error:
+            turn_away(error)
+            return
+        peer.complete(call, text)
+        for frame in frames:
+            peer.enqueue(frame)
+
+    def turn_away(error: BaseException) -> None:
+        broker.turn_away(arrival)
+        if isinstance(error, BrokerUnavailable):
+            log.warning('%s cannot join %s: %s', peer.id, escape(topic),
+                        escape(error))
+            error = Busy('the broker cannot be reached')
+        peer.complete(call, fail(call, error))
+
+    try:
+        if broker.must_wait(topic):
+            peer.submit(read_on_pool, call)
+        else:
+            enter(read())
+    except BaseException as error:
+        turn_away(error)
+
+
+def _joined(id: str, since: Position | None, found: Recovery | None,
+            ) -> dict[str, Any]:
+    """The result of ``rpc.subscribe`` with a position."""
+    if found is None:           # no history: whoever was away has missed it
+        return {'subscription': id, 'epoch': None, 'offset': None,
+                'recovered': None if since is None else False,
+                'publications': []}
+    return {'subscription': id, **found.position._asdict(),
+            'recovered': found.recovered,
+            'publications': [{'offset': offset, 'data': msgspec.Raw(text)}
+                             for offset, text in found.events]}
 
 
 def _unsubscribe(peer: Peer, call: Call) -> None:
@@ -83,7 +182,7 @@ def _publish(peer: Peer, call: Call) -> None:
         # On the pool whatever the rule: a broker may have to be waited
         # for.
         try:
-            if rule is not True and not rule(peer, params.topic):
+            if rule is not True and not ask(call, rule, peer, params.topic):
                 raise TopicRefused()
             position = peer.hub.broker.publish(params.topic, params.data)
             text = call.dialect.encode_result(
@@ -150,17 +249,19 @@ def _ask(peer: Peer, call: Call, rule: Any, args: list[str],
         try:
             if not allowed:
                 raise TopicRefused()
+            if peer.is_closed:      # it has left its topics for good
+                raise ConnectionLostError()
             granted()
-        except Exception as error:
+        except BaseException as error:
             peer.complete(call, fail(call, error))
 
     if kind_of(rule) == 'nonblocking':
-        on_loop(rule(peer, *args))
+        on_loop(ask(call, rule, peer, *args))
         return
 
     def on_pool(_: Any) -> None:
         try:
-            allowed = rule(peer, *args)
+            allowed = ask(call, rule, peer, *args)
         except BaseException as error:
             peer.complete(call, fail(call, error))
         else:
@@ -169,13 +270,21 @@ def _ask(peer: Peer, call: Call, rule: Any, args: list[str],
     peer.submit(on_pool, call)
 
 
-def _read_topic(call: Call) -> str:
-    """The topic of ``[topic]`` or ``{"topic": ..., "since": ...}``."""
+def _read_subscription(call: Call) -> tuple[str, Position | None, bool]:
+    """(topic, since, whether a position is wanted).
+
+    Of ``[topic]``, or of ``{"topic": ..., "since": ...}``.
+    """
+    since = None
+    wants_position = False
     try:
         topics = msgspec.json.decode(call.params or b'[]', type=list[str])
     except msgspec.MsgspecError:
-        topic = _decode(call, _Subscription,
-                        '[topic] or {"topic": ...}').topic
+        given = _decode(call, _Subscription, '[topic] or {"topic": ..., '
+                        '"since": {"epoch": ..., "offset": ...} or null}')
+        topic, wants_position = given.topic, True
+        if given.since is not None:
+            since = Position(given.since.epoch, given.since.offset)
     else:
         if len(topics) != 1:
             raise InvalidParams('rpc.subscribe takes [topic]')
@@ -183,12 +292,17 @@ def _read_topic(call: Call) -> str:
     if len(topic) > MAX_TOPIC_CHARS:
         raise InvalidRequest(
             f'a topic has at most {MAX_TOPIC_CHARS} characters')
-    return str(topic)
+    return topic, since, wants_position
+
+
+class _Since(msgspec.Struct):
+    epoch: str
+    offset: int
 
 
 class _Subscription(msgspec.Struct):
     topic: str
-    since: msgspec.Raw | None = None
+    since: _Since | None = None
 
 
 def _read_names(call: Call) -> list[str]:

@@ -67,11 +67,23 @@ def _drain(hub: Hub, stopper: Call | None) -> bool:
 
     def is_idle() -> bool:
         return not any(
-            call is not stopper
-            for websocket in hub.io.websockets if isinstance(websocket, Peer)
-            for call in tuple(websocket.conversation.running.values()))
+            _is_busy(websocket, stopper) for websocket in hub.io.websockets
+            if isinstance(websocket, Peer))
 
     return _wait_on_loop(hub, begin, is_idle, hub.timing.drain_timeout_s)
+
+
+def _is_busy(peer: Peer, stopper: Call | None) -> bool:
+    """Whether a call of it still runs, or its reply is not yet queued.
+
+    A worker takes its call out of ``running`` before it sends the reply:
+    until it has left its lane, the reply may be in neither place.
+    """
+    mine = stopper is not None and stopper.connection is peer \
+        and stopper.method.kind == 'pool'
+    return (peer.lane.taken > mine or any(
+        call is not stopper
+        for call in tuple(peer.conversation.running.values())))
 
 
 def _close_all(hub: Hub, code: int, reason: str) -> None:
@@ -89,7 +101,8 @@ def _wait_on_loop(hub: Hub, begin: Callable[[], None],
                   is_done: Callable[[], bool], timeout_s: float) -> bool:
     """Run ``begin`` on the loop and wait until ``is_done()`` there.
 
-    Asked again whenever a call or a connection ends (``io.on_progress``).
+    Asked again whenever a call or a connection ends (``io.on_progress``),
+    and at each tick of the loop's timer.
     """
     done = threading.Event()
 

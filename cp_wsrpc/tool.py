@@ -6,6 +6,7 @@ is in force, and takes over the page handler::
 
     GET  /api  with Upgrade      101, and the socket goes to the plugin
     GET  /api                    the controller's page, else 426
+    GET  /api  Accept: ...+json  the session of an open page is renewed
     POST /api  without a body    426: the question of a client that was
                                  refused (a browser shows it no status)
     GET  /api/wsrpc.js           the client; also .mjs and .d.ts
@@ -38,13 +39,14 @@ from ws4py.server.cherrypyserver import WebSocketTool
 
 from . import compression, host_socket, upgrade
 from .endpoint import Endpoint, place_of
+from .host_identity import find_user
 from .host_serving import Handshake
-from .host_session import SessionKey, came_from_session
+from .host_session import SessionKey
 from .logs import escape, limited
 from .options import DIALECTS
 from .origins import host_refusal, origin_refusal
-from .pages import (Refusal, answer_plain, has_no_page, serve_client_file,
-                    set_headers)
+from .pages import (KEEP_ALIVE_TYPE, Refusal, answer_plain, has_no_page,
+                    keep_session_alive, serve_client_file, set_headers)
 from .upgrade import Fault
 
 __all__ = ['Exchange', 'WsrpcTool']
@@ -75,6 +77,9 @@ class Exchange:
         self.is_probe = (request.method == 'POST' and not self.is_attempt
                          and (has_no_page(request)
                               or not upgrade.has_body(self.fields)))
+        self.is_keep_alive = (request.method == 'GET'
+                              and not self.is_attempt and KEEP_ALIVE_TYPE
+                              in self.fields.get('accept', ()))
         self.handshake: Handshake | None = None
         self.sentence = ''
         self.status = 0
@@ -128,6 +133,8 @@ class WsrpcTool(WebSocketTool):     # type: ignore[misc]
             request.hooks.attach('on_end_request', self.start_handler,
                                  failsafe=True, priority=LAST_PRIORITY)
             request.handler = _answer_probe
+        elif exchange.is_keep_alive:
+            keep_session_alive(request)
         elif has_no_page(request):
             request.handler = answer_plain
 
@@ -260,11 +267,10 @@ def _grant(*args: Any, **kwargs: Any) -> None:
     known = options.subprotocols
     if exchange.endpoint.registry is not None:
         known += DIALECTS
-    user = request.login if options.user is None else options.user()
+    found = find_user(request, options.user)
     exchange.handshake = Handshake.of(
-        request, user=user,
-        bound=user is not None and came_from_session(request),
-        session_key=SessionKey.of_request(request),
+        request, user=found.user, bound=found.bound,
+        session_key=SessionKey.of_request(request, found.identity),
         subprotocol=upgrade.choose_subprotocol(exchange.fields, known),
         extensions=_agree_on_compression(exchange))
     response = cherrypy.serving.response

@@ -29,7 +29,7 @@ else:
     _GONE = (_pyopenssl.Error,)
 
 __all__ = ['GONE', 'NOT_NOW', 'READ_BYTES', 'close_hard', 'half_close',
-           'is_tls', 'read_all']
+           'is_tls', 'read_all', 'read_some']
 
 #: The socket has nothing to give, or cannot take more.
 NOT_NOW: _Errors = (BlockingIOError, InterruptedError, ssl.SSLWantReadError,
@@ -46,6 +46,15 @@ _MAX_RECORDS = 64
 def is_tls(sock: Any) -> bool:
     """Whether bytes may wait inside of it: it can say how many."""
     return callable(getattr(sock, 'pending', None))
+
+
+def read_some(sock: Any, buffer: memoryview) -> bytes:
+    """One read of a plain socket; raises what ``recv`` does.
+
+    Into a buffer that is kept: ``recv(256 KiB)`` has malloc map and unmap
+    as much each time, 12 us where a small read takes 2.
+    """
+    return buffer[:sock.recv_into(buffer)].tobytes()
 
 
 def read_all(sock: Any) -> tuple[bytes, bool, bool]:

@@ -50,12 +50,13 @@ from .logs import escape, limited
 from .outqueue import Outcome, OutQueue
 
 if TYPE_CHECKING:
+    from .compression import Agreement
     from .endpoint import Endpoint
     from .host_serving import Handshake
     from .hub import Hub
     from .workers import Strand
 
-__all__ = ['State', 'WebSocket']
+__all__ = ['State', 'WebSocket', 'message_of']
 
 log = logging.getLogger('cp_wsrpc.websocket')
 
@@ -104,6 +105,8 @@ class WebSocket(Ws4pyWebSocket):        # type: ignore[misc]
 
     #: bytes that came in one segment with the request; set by the tool
     early = b''
+    #: builds the data frames: compressed, where that was agreed upon
+    framer: framing.Framer = framing
 
     def __init__(self, sock: Any, protocols: Any = None,
                  extensions: Any = None, environ: Any = None,
@@ -118,10 +121,11 @@ class WebSocket(Ws4pyWebSocket):        # type: ignore[misc]
         self._last_read = self._last_write = self._opened_at = 0.0
         self._pinged_at = 0.0
         self._partial_since = 0.0
+        self._fail_at = 0.0             # the stream has failed already
         self._deadline: float = 0.0     # of CLOSING and LEAVING
         self._ending: tuple[int, str] | None = None
         self._close_sent = 0            # the code we sent, or will
-        self._messages_in = 0
+        self.messages_in = 0            # loop's thread writes
         self._controls = 0
         self._controls_since = 0.0
         #: the tick of the loop's timer wheel it stands in
@@ -140,8 +144,13 @@ class WebSocket(Ws4pyWebSocket):        # type: ignore[misc]
         self.stream = framing.FrameStream(
             max_message_bytes=options.max_message_bytes,
             max_fragments=options.max_fragments)
+        agreed: Agreement | None = handshake.extensions
+        if agreed is not None:
+            self.stream.inflater = agreed.inflater()
+            self.framer = agreed.framer
         remote = handshake.remote
-        self.remote = f'{remote.ip}:{remote.port}' if remote else ''
+        # Behind a proxy it is what a header said.
+        self.remote = escape(f'{remote.ip}:{remote.port}') if remote else ''
         if remote:
             self._peer_address = (remote.ip, remote.port)
         # +-10 %, so that sockets which came together do not ping together.
@@ -172,23 +181,15 @@ class WebSocket(Ws4pyWebSocket):        # type: ignore[misc]
         does nothing.  Raises MessageTooBig above ``out_max_bytes`` and
         TypeError for anything else: the caller's faults.
         """
-        if isinstance(payload, types.GeneratorType):
-            payload = b''.join(part.encode() if isinstance(part, str)
-                               else part for part in payload)
-        if isinstance(payload, str):
-            payload = payload.encode()
-        elif isinstance(payload, Message):
-            self.enqueue(payload.single())
-            return
-        elif not isinstance(payload, (bytes, bytearray)):
-            raise TypeError('send() takes str, bytes, a ws4py message or a '
-                            f'generator, not {type(payload).__name__}')
+        opcode, data = message_of(payload, binary)
+        self._check_size(len(data))
+        self.enqueue(self.framer.frame(opcode, data))
+
+    def _check_size(self, size: int) -> None:
         limit = self.endpoint.options.out_max_bytes
-        if len(payload) > limit:
-            raise MessageTooBig(f'{len(payload)} bytes in one message; '
+        if size > limit:
+            raise MessageTooBig(f'{size} bytes in one message; '
                                 f'out_max_bytes is {limit}')
-        self.enqueue(framing.frame(framing.BINARY, bytes(payload)) if binary
-                     else framing.text_frame(bytes(payload)))
 
     def ping(self, message: Any = '') -> None:
         """Send a ping; ``ponged`` is called with the answer."""
@@ -239,7 +240,7 @@ class WebSocket(Ws4pyWebSocket):        # type: ignore[misc]
         for a plain socket: a TLS one belongs to the loop (pitfalls 20).
         """
         outcome = (Outcome.NOT_TRIED if self._is_secure
-                   or self.state is not State.OPEN
+                   or self.server_terminated
                    else self.out.send_now(frame))
         if outcome is Outcome.NOT_TRIED:
             self.enqueue(frame)
@@ -314,6 +315,8 @@ class WebSocket(Ws4pyWebSocket):        # type: ignore[misc]
         """The loop has it: read what came early, and from now on."""
         self._opened_at = self._last_read = self._last_write = self.io.now()
         self._enter(State.OPEN)
+        if self.handshake.bound:
+            self.hub.sessions.join(self)
         self.on_opened()
         self.io.schedule(self, self._last_read + self._ping_after_s)
         self._go_on_reading()
@@ -327,27 +330,32 @@ class WebSocket(Ws4pyWebSocket):        # type: ignore[misc]
         """Read once, and handle every frame that is complete."""
         if self.sock is None:
             return
+        if self.stream.has_more:
+            if self._reading:
+                self._take(b'')
+            return
         ended = again = False
         if self._is_secure:
             data, ended, again = transport.read_all(self.sock)
         else:
             try:
-                data = self.sock.recv(transport.READ_BYTES)
+                data = transport.read_some(self.sock, self.io.read_buffer)
             except transport.NOT_NOW:
                 return
             except transport.GONE as error:
-                self.unhandled_error(error)
+                self.strand.post(self.run_hook, 'unhandled_error', error)
                 data = b''
             ended = not data
         if data:
             self._take(data)
-        if ended:
+        if ended and not self.stream.has_more:      # it will end again
             self._finish(CloseCode.ABNORMAL, 'the peer went away')
         elif again and self._reading:
-            self.io.call_soon(self.on_readable)
+            self.io.read_soon(self)
 
     def _take(self, data: bytes) -> None:
         self._last_read = now = self.io.now()
+        self.io.bytes_in += len(data)
         if self.state is State.LEAVING:
             return
         stream = self.stream
@@ -361,11 +369,13 @@ class WebSocket(Ws4pyWebSocket):        # type: ignore[misc]
         else:
             self._partial_since = 0.0
         if stream.failure is not None and self.state < State.LEAVING:
-            self._fail(stream.failure.code, stream.failure.reason)
+            self.on_failure(stream.failure.code, stream.failure.reason)
         # Cleared before the look: who appends after it flushes himself.
         self.out.scheduled = False
         if self.out.frames and self.state < State.CLOSED:
             self.flush()
+        if stream.has_more and self._reading:
+            self.io.read_soon(self)
 
     def _note_partial(self, now: float, items: list[Any]) -> None:
         """A message has begun: it has ``message_timeout_s`` to end."""
@@ -380,13 +390,27 @@ class WebSocket(Ws4pyWebSocket):        # type: ignore[misc]
         """Handle what one read brought; ``peer`` has its own."""
         for item in items:
             if type(item) is bytes:
-                self._messages_in += 1
+                self.messages_in += 1
                 self._hand_over(TextMessage(item))
             elif isinstance(item, BinaryMessage):
-                self._messages_in += 1
+                self.messages_in += 1
                 self._hand_over(item)
             else:
                 self.on_control(item)
+
+    def on_failure(self, code: int, reason: str) -> None:
+        """The peer broke the protocol; ``peer`` has its own.
+
+        What came before is the handler's, which may still answer: our
+        Close goes out after that, or in 2 s.
+        """
+        if self.state is not State.OPEN or self.strand.is_idle:
+            self._fail(code, reason)
+            return
+        self._stop_reading()
+        self._fail_at = self.io.now() + CLOSE_TIMEOUT_S
+        self.io.schedule(self, self._fail_at)
+        self.strand.post(self.io.post, self._fail, code, reason)
 
     def _hand_over(self, message: Message) -> None:
         """Give a plain handler its message; stop reading if it lags."""
@@ -396,6 +420,9 @@ class WebSocket(Ws4pyWebSocket):        # type: ignore[misc]
         self.strand.post(self._run_message, message)
         if len(self.strand) >= _MAX_UNHANDLED:
             self._stop_reading()
+            # Had it caught up before the stop, nobody would go on.
+            if len(self.strand) <= _MAX_UNHANDLED // 2:
+                self._go_on_reading()
 
     def _run_message(self, message: Message) -> None:
         self.run_hook('received_message', message)
@@ -432,11 +459,12 @@ class WebSocket(Ws4pyWebSocket):        # type: ignore[misc]
     def _go_on_reading(self) -> None:
         if (not self._reading and not self.out.refusing
                 and self.sock is not None
+                and (self.state is not State.OPEN or not self._fail_at)
                 and len(self.strand) < _MAX_UNHANDLED):
             self._reading = True
             self.io.watch_reads(self)
-            if self._is_secure:
-                self.io.call_soon(self.on_readable)
+            if self._is_secure or self.stream.has_more:
+                self.io.read_soon(self)
 
     def _stop_reading(self) -> None:
         if self._reading:
@@ -481,12 +509,14 @@ class WebSocket(Ws4pyWebSocket):        # type: ignore[misc]
 
     def _fail(self, code: int, reason: str) -> None:
         """The peer broke the protocol or a limit: Close, and leave."""
+        if self.state >= State.LEAVING:
+            return
         limited(log, 'protocol', logging.INFO, '%s %s: %s (%d)', self.id,
                 self.remote, escape(reason), code)
         if self.state is State.OPEN:
             self._close_sent = code
             self._leave(code, reason, framing.close_frame(code, reason))
-        elif self.state is State.CLOSING:
+        else:
             self._leave(code, reason, None)
 
     def _leave(self, code: int, reason: str, frame: bytes | None) -> None:
@@ -539,11 +569,18 @@ class WebSocket(Ws4pyWebSocket):        # type: ignore[misc]
         if self._ending is not None:
             return
         self._ending = (code, reason)
+        if self.handshake.bound:
+            self.hub.sessions.leave(self)
         log.info('%s %s closed: %s %s (sent %s), %.1f s, %d messages in',
                  self.id, self.remote, code, escape(reason),
                  self._close_sent or '-', self.io.now() - self._opened_at,
-                 self._messages_in)
+                 self.messages_in)
         self.on_ended(code, reason)
+
+    def count_closed(self) -> None:
+        """Leave its figures to the statistics; the loop has closed it."""
+        code = self._ending[0] if self._ending else CloseCode.ABNORMAL
+        self.hub.statistics.count_closed(code, self.messages_in, self.out)
 
     def on_opened(self) -> None:
         """The loop has taken the connection; ``peer`` has its own."""
@@ -577,6 +614,13 @@ class WebSocket(Ws4pyWebSocket):        # type: ignore[misc]
                 self._shed(f'no byte taken in {stall_s} s')
                 return self._deadline
             return due
+        if self._fail_at:
+            failure = self.stream.failure
+            assert failure is not None
+            if now >= self._fail_at:
+                self._fail(failure.code, failure.reason)
+                return self._deadline
+            return self._fail_at
         due = self._check_liveness(now, awake)
         if self._partial_since:
             until = (max(self._partial_since, awake)
@@ -620,3 +664,21 @@ class WebSocket(Ws4pyWebSocket):        # type: ignore[misc]
         """ws4py's way to end a connection at once."""
         self.io.post(self.abort, CloseCode.ABNORMAL, 'closed')
 
+
+def message_of(payload: Any, binary: bool = False) -> tuple[int, bytes]:
+    """(opcode, bytes) of what an application sends; TypeError.
+
+    ``payload``: str, bytes, a ws4py message, or a generator of str or
+    bytes; ``binary`` is for bytes and generators.
+    """
+    if isinstance(payload, Message):
+        return payload.opcode, bytes(payload.data)
+    if isinstance(payload, types.GeneratorType):
+        payload = b''.join(part.encode() if isinstance(part, str)
+                           else part for part in payload)
+    elif isinstance(payload, str):
+        payload = payload.encode()
+    elif not isinstance(payload, (bytes, bytearray, memoryview)):
+        raise TypeError('a message is str, bytes, a ws4py message or a '
+                        f'generator, not {type(payload).__name__}')
+    return framing.BINARY if binary else framing.TEXT, bytes(payload)

@@ -29,7 +29,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from queue import SimpleQueue
 from typing import Any, TypeAlias
 
 from .conversation import blocking
@@ -45,6 +44,77 @@ Task: TypeAlias = 'tuple[Lane | None, Callable[[Any], object], Any]'
 _RETIRE: Any = (None, None, None)
 
 
+class _Queue:
+    """Tasks on their way to the workers; wakes no more than must be.
+
+    Any thread puts; workers get.  ``SimpleQueue`` wakes *two* threads for
+    each task that finds workers idle - the one that gets it lets the next
+    one look for itself -, and all of them in turn for a burst.  Here a
+    burst wakes one, the one that came to rest last, and whoever takes a
+    task while more are there wakes the next: methods that wait are run
+    side by side as before, short ones by one warm thread.
+
+    Without a lock, by the atomic steps of ``deque``: a task is put before
+    the look for who rests, and a worker lies down before it looks for a
+    task once more, so one of the two sees the other.
+    """
+
+    __slots__ = ('_resting', '_tasks', '_waking')
+
+    def __init__(self) -> None:
+        self._tasks: deque[Task] = deque()
+        self._resting: deque[Any] = deque()     # held locks
+        self._waking = False        # one was woken and has not come yet
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def put(self, task: Task) -> None:
+        self._tasks.append(task)
+        if self._resting and not self._waking:
+            self._wake_one()
+
+    def get(self, bed: Any) -> Task:
+        """The next task; ``bed`` is a lock of the caller's own, held."""
+        tasks = self._tasks
+        while True:
+            try:
+                task = tasks.popleft()
+            except IndexError:
+                self._rest(bed)
+                continue
+            if tasks and self._resting and not self._waking:
+                self._wake_one()
+            return task
+
+    def _rest(self, bed: Any) -> None:
+        self._resting.append(bed)
+        if self._tasks:             # put while we lay down
+            try:
+                self._resting.remove(bed)
+            except ValueError:
+                pass                # it woke us: take note below
+            else:
+                return
+        bed.acquire()
+        self._waking = False
+
+    def _wake_one(self) -> None:
+        while True:
+            self._waking = True
+            try:
+                bed = self._resting.pop()
+            except IndexError:
+                self._waking = False
+                # Who put or lay down while it was True has left it to us.
+                if not (self._tasks and self._resting):
+                    return
+            else:
+                bed.release()
+                return
+
+
+
 class WorkerPool:
     """Threads that run what lanes, strands and turns give them.
 
@@ -58,7 +128,7 @@ class WorkerPool:
 
     ``_lock`` guards the counters here and in every lane and strand: one
     lock, since each is held for some attribute writes only, and a call
-    takes it twice.  Nothing is called under it but ``SimpleQueue.put``,
+    takes it twice.  Nothing is called under it but ``_Queue.put``,
     which does not wait.
     """
 
@@ -70,7 +140,7 @@ class WorkerPool:
         self.max_threads = 4 * size
         self._on_start = on_thread_start
         self._on_stop = on_thread_stop
-        self._queue: SimpleQueue[Task] = SimpleQueue()
+        self._queue: _Queue = _Queue()
         self._lock = threading.Lock()
         self._threads: set[threading.Thread] = set()
         self._alive = 0             # threads, less those told to retire
@@ -88,7 +158,7 @@ class WorkerPool:
             self._stopped = False
             # A new queue: what is in the old one are the orders to end for
             # threads that have not yet come back.
-            self._queue = SimpleQueue()
+            self._queue = _Queue()
             self._alive = self._lent = 0
             self._start_missing()
 
@@ -122,6 +192,13 @@ class WorkerPool:
         with self._lock:
             self._start_thread()
 
+    def submit_all(self, tasks: list[tuple[Lane, Callable[[Any], object],
+                                           Any]]) -> list[Any]:
+        """Submit many at once; the arguments of those that had no room."""
+        with self._lock:
+            return [argument for lane, run, argument in tasks
+                    if not lane._admit(run, argument)]
+
     def wait_for_strands(self, timeout_s: float) -> bool:
         """Wait until no hook waits or runs; False if some still do."""
         with self._lock:
@@ -131,12 +208,22 @@ class WorkerPool:
     @property
     def waiting(self) -> int:
         """Calls that wait for a thread; read without the lock, for show."""
-        return self._parked + self._queue.qsize()
+        return self._parked + len(self._queue)
+
+    @property
+    def has_waiting(self) -> bool:
+        """Whether a worker that comes back finds something to do."""
+        return len(self._queue) > 0
 
     @property
     def threads(self) -> int:
         """Threads alive, lent ones and spares included."""
         return len(self._threads)
+
+    @property
+    def lent(self) -> int:
+        """Threads that wait for a client; read without the lock."""
+        return self._lent
 
     @contextmanager
     def lend(self, lane: Lane | None) -> Iterator[None]:
@@ -186,16 +273,18 @@ class WorkerPool:
         self._threads.add(thread)
         thread.start()
 
-    def _run(self, queue: SimpleQueue[Task]) -> None:
+    def _run(self, queue: _Queue) -> None:
         lane_of_call: list[Lane | None] = [None]
         blocking.guard = blocking.lend = partial(self._lend_place,
                                                  lane_of_call)
         generation = self._generation
         self._hook(self._on_start)
+        bed = threading.Lock()
+        bed.acquire()
         get = queue.get
         try:
             while True:
-                task = get()
+                task = get(bed)
                 lane, run, argument = task
                 if task is _RETIRE:
                     return
@@ -251,22 +340,25 @@ class Lane:
 
     def submit(self, run: Callable[[Any], object], argument: Any) -> bool:
         """Have a worker call ``run(argument)``; False when full."""
+        with self._pool._lock:
+            return self._admit(run, argument)
+
+    def _admit(self, run: Callable[[Any], object], argument: Any) -> bool:
         pool = self._pool
-        with pool._lock:
-            if self._taken < self._max_running:
-                if pool._queue.qsize() + pool._parked >= pool.max_waiting:
-                    return False
-                self._taken += 1
-                pool._queue.put((self, run, argument))
-                return True
-            if self._parked is None:
-                self._parked = deque()
-            if len(self._parked) >= self._max_waiting or (
-                    pool._queue.qsize() + pool._parked >= pool.max_waiting):
-                return False
-            self._parked.append((run, argument))
-            pool._parked += 1
+        assert pool._lock.locked()
+        if len(pool._queue) + pool._parked >= pool.max_waiting:
+            return False
+        if self._taken < self._max_running:
+            self._taken += 1
+            pool._queue.put((self, run, argument))
             return True
+        if self._parked is None:
+            self._parked = deque()
+        elif len(self._parked) >= self._max_waiting:
+            return False
+        self._parked.append((run, argument))
+        pool._parked += 1
+        return True
 
     def finish(self) -> None:
         """One call is done; called by the worker that ran it."""
@@ -294,6 +386,11 @@ class Lane:
             self._taken -= 1
 
     @property
+    def taken(self) -> int:
+        """Calls in the pool's queue and at work; for show, no lock."""
+        return self._taken
+
+    @property
     def waiting(self) -> int:
         """Calls that wait in the lane itself."""
         return len(self._parked) if self._parked else 0
@@ -317,6 +414,11 @@ class Strand:
 
     def __len__(self) -> int:
         return len(self._tasks)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing runs or waits; by the time you look, maybe."""
+        return not self._active
 
     def post(self, run: Callable[..., object], *args: Any) -> None:
         """Have ``run(*args)`` called on the pool after all before it."""

@@ -46,6 +46,13 @@ export interface Options {
   /** While so much stands unsent in the socket, calls wait in the queue.
    *  Default 8 388 608. */
   maxBufferedBytes?: number;
+  /**
+   * A page that stays open keeps its CherryPy session and the cookie: it asks
+   * the endpoint by GET so often. 0: never. null: each half of
+   * `tools.sessions.timeout`, by the server's word, in pages; nothing where
+   * there is no session. Default null.
+   */
+  keepAliveMs?: number | null;
   /** Subprotocols to offer. Default none: the server tells the dialect by
    *  the messages. */
   protocols?: string | string[];
@@ -65,6 +72,8 @@ export interface Options {
   clock?: {
     /** Milliseconds, monotonic. */
     now(): number;
+    /** Milliseconds of a clock that goes on while the machine sleeps. */
+    wall?(): number;
     setTimeout(fn: () => void, ms: number): any;
     clearTimeout(handle: any): void;
     /** In [0, 1). */
@@ -149,8 +158,16 @@ export interface Joined {
   recovered: boolean | null;
 }
 
+export interface Position {
+  epoch: string;
+  offset: number;
+}
+
 export interface SubscribeOptions {
-  /** At each join, before its events. */
+  /** Where the state is from that the page was made with: what the server's
+   *  `publish` returned, as an object or as `[epoch, offset]`. */
+  since?: Position | [string, number] | null;
+  /** At each join, before its events; and when the server has lost some. */
   onjoin?: (joined: Joined) => void;
   /** The server refused. Without it, the event `onerror` tells. */
   onerror?: (error: Error) => void;
@@ -159,6 +176,13 @@ export interface SubscribeOptions {
 export interface CallOptions {
   /** 0: no limit. Default: the client's. */
   timeoutMs?: number;
+  /**
+   * The call has one effect, though it is sent again when its connection is
+   * lost, for up to 100 s, instead of being rejected. 16 to 128 characters,
+   * another one for each call, best random; true makes one. Only for an
+   * endpoint of cp_wsrpc: another server may run it twice.
+   */
+  idempotencyKey?: string | true;
 }
 
 export interface Stats {
@@ -205,6 +229,10 @@ export interface WSRPC {
   /** Begins, or makes the attempt now that it waits for.
    *  @throws Error after destroy(); TypeError where there is no WebSocket */
   connect(): void;
+  /** Ends the connection and makes another one, at once: after a login or a
+   *  logout, whose cookie only a new connection brings. Calls that were sent
+   *  are rejected, those that wait, wait on. */
+  reconnect(): void;
   /** Stops; connect() works again. Code 1000 or 3000 to 4999. */
   close(code?: number, reason?: string): void;
   /** Ends everything for ever. */

@@ -37,6 +37,7 @@
     maxQueued: 1000,
     maxQueuedChars: 16 * 1024 * 1024,
     maxBufferedBytes: 8 * 1024 * 1024,
+    keepAliveMs: null,
     protocols: [],
   };
 
@@ -62,6 +63,19 @@
   const SLEPT_MS = 5000;
   /** Beyond 2^31 - 1 ms browsers fire at once; 24 days stand for more. */
   const MAX_TIMER_MS = 2147483647;
+  /** A call with an idempotency key is sent again for so long: the server
+   *  keeps what came of it for 120 s. */
+  const RESEND_WITHIN_MS = 100000;
+  const MIN_KEY_CHARS = 16;
+  const MAX_KEY_CHARS = 128;
+  /** The first question how long the session lasts: in most pages, which
+   *  are soon left, it never comes to that. CherryPy's shortest session
+   *  lasts a minute. */
+  const FIRST_KEEP_ALIVE_MS = 20000;
+  const MIN_KEEP_ALIVE_MS = 1000;
+  /** How often if the answer cannot be had, or read (other origins). */
+  const BLIND_KEEP_ALIVE_MS = 60000;
+  const SESSION_TYPE = 'application/vnd.cp-wsrpc.session+json';
   const MAX_ERROR_BYTES = 4096;
   const MAX_REASON_BYTES = 123;
   const MAX_BATCH = 100;
@@ -208,15 +222,34 @@
     return [args];
   }
 
+  /** @throws {TypeError} for what cannot be one; `true` makes one */
+  function idempotencyKeyOf(given) {
+    if (given === undefined || given === null) return null;
+    if (given === true) {
+      // randomUUID() is for https alone
+      const bytes = root.crypto.getRandomValues(new Uint8Array(16));
+      return [...bytes].map((byte) => byte.toString(16).padStart(2, '0'))
+        .join('');
+    }
+    if (typeof given !== 'string' || given.length < MIN_KEY_CHARS
+        || given.length > MAX_KEY_CHARS) {
+      throw new TypeError(`idempotencyKey: ${MIN_KEY_CHARS} to `
+        + `${MAX_KEY_CHARS} characters, a random one, or true`);
+    }
+    return given;
+  }
+
   /** The text of a request from its method on: `"method":"f","params":[1]}` */
-  function requestTail(name, args) {
+  function requestTail(name, args, key = null) {
     if (typeof name !== 'string' || name === '') {
       throw new TypeError('the name of a method is a string, not '
         + (name === '' ? 'an empty one' : typeof name));
     }
     const params = paramsOf(args);
+    const meta = key === null
+      ? '}' : `,"_meta":{"idempotencyKey":${JSON.stringify(key)}}}`;
     return `"method":${JSON.stringify(name)}` + (params === undefined
-      ? '}' : `,"params":${JSON.stringify(params)}}`);
+      ? meta : `,"params":${JSON.stringify(params)}${meta}`);
   }
 
   function resultText(id, value) {
@@ -397,6 +430,7 @@
    *  clock ever counts as silence. */
   const SYSTEM_CLOCK = {
     now: () => performance.now(),
+    wall: () => Date.now(),
     setTimeout: (fn, ms) => setTimeout(fn, ms),
     clearTimeout: (handle) => clearTimeout(handle),
     random: () => Math.random(),
@@ -529,7 +563,8 @@
 
   /**
    * A request on its way: queued -> sent -> settled, and back to the queue
-   * when the server says that it did not run it (busy, going away).
+   * when the server says that it did not run it (busy, going away), or when
+   * the connection is lost with a call that has an idempotency key.
    */
   class Call {
     /** The id under which it was last sent; 0: not on the wire. */
@@ -537,6 +572,10 @@
     retries = 0;
     settled = false;
     expiresAt = Infinity;
+    /** It was on a connection that was lost: it may have run. */
+    inDoubt = false;
+    /** @type {?{now: number, wall: number}} when it was first sent */
+    #sentAt = null;
 
     /**
      * @param {string} name
@@ -544,6 +583,7 @@
      *   made, so that later changes of the arguments change nothing
      * @param {object} how
      * @param {number} how.timeoutMs 0: no limit
+     * @param {boolean} [how.hasKey] it has an idempotency key
      * @param {boolean} [how.isNotification] no id, no reply
      * @param {boolean} [how.isBound] belongs to one connection and ends,
      *   silently, with it (joining a topic, asking for a sign of life)
@@ -554,10 +594,24 @@
       this.name = name;
       this.tail = tail;
       this.timeoutMs = how.timeoutMs;
+      this.hasKey = Boolean(how.hasKey);
       this.isNotification = Boolean(how.isNotification);
       this.isBound = Boolean(how.isBound);
       this.succeed = succeed;
       this.fail = fail;
+    }
+
+    noteSent(clock) {
+      this.#sentAt ||= { now: clock.now(), wall: clock.wall?.() ?? 0 };
+    }
+
+    /** Whether the server may have forgotten the key by now. By the wall
+     *  clock, too: the other one may stand still while the machine sleeps. */
+    isStale(clock) {
+      if (this.#sentAt === null) return false;
+      const { now, wall } = this.#sentAt;
+      return Math.max(clock.now() - now, (clock.wall?.() ?? 0) - wall)
+        >= RESEND_WITHIN_MS;
     }
 
     text() {
@@ -579,12 +633,14 @@
     state = 'out';
     /** @type {?string} the server's name for the subscription */
     id = null;
-    /** Whether the last join has brought what was missed. */
-    recovered = false;
     /** @type {?{epoch: string, offset: number}} the last event seen; epoch
      *  and offset are taken over together or not at all: an offset means
      *  nothing in another stream */
     position = null;
+    /** @type {?{epoch: string, offset: number}} what the join has sent, and
+     *  where we had been ourselves then: another's `since` is not for all */
+    #since = null;
+    #own = null;
     /** @type {Set<TopicListener>} */
     listeners = new Set();
 
@@ -592,10 +648,37 @@
       this.name = name;
     }
 
-    /** What is sent to join. Recovery sends, from here and only from here,
-     *  `{topic: this.name, since: this.position}`. */
+    /** What is sent to join: where we have been, or the state with which the
+     *  page was made, or null. */
     joinParams() {
-      return [this.name];
+      this.#own = this.position;
+      this.#since = this.position;
+      for (const { since } of this.listeners) this.#since ||= since;
+      return { topic: this.name, since: this.#since };
+    }
+
+    /**
+     * Says of a listener whether what it is to hear goes on where it has
+     * been: `recovered` is what it will be told.
+     * @param {boolean} recovered what the join has brought
+     * @param {?{epoch: string, offset: number}} from where that begins;
+     *   not null when it is recovered
+     */
+    #judge(listener, recovered, from) {
+      const { known, since } = listener;
+      if (!known && since === null) {
+        listener.recovered = null;
+        listener.since = this.position; // a gap is not for who is new
+        return;
+      }
+      listener.recovered = recovered && (known ? from === this.#own
+        : since.epoch === from.epoch && since.offset >= from.offset);
+      if (!listener.recovered) listener.since = null;
+    }
+
+    /** One who comes when we are in. */
+    admit(listener) {
+      this.#judge(listener, this.position !== null, this.position);
     }
 
     /**
@@ -611,34 +694,51 @@
       if (typeof said.subscription !== 'string') return null;
       this.id = said.subscription;
       this.state = 'in';
-      this.recovered = said.recovered === true;
       const { epoch, offset, publications } = said;
+      const recovered = said.recovered === true;
+      const gap = Array.isArray(publications) ? publications : [];
+      let missed = [];
       if (typeof epoch !== 'string' || !Number.isSafeInteger(offset)) {
         this.position = null;
-        return [];
+      } else {
+        missed = gap.filter((event) => event !== null
+            && typeof event === 'object' && Number.isSafeInteger(event.offset)
+            && this.#isNew(event.offset, epoch))
+          .map(({ data, offset: place }) => ({ data, offset: place, epoch }));
+        this.position = { epoch, offset };
       }
-      const gap = Array.isArray(publications) ? publications : [];
-      const missed = gap.filter((event) => event !== null
-          && typeof event === 'object' && Number.isSafeInteger(event.offset)
-          && this.#isNew(event.offset, epoch))
-        .map((event) => ({ data: event.data, offset: event.offset, epoch }));
-      this.position = { epoch, offset };
+      for (const listener of this.listeners) {
+        this.#judge(listener, recovered, this.#since);
+      }
       return missed;
     }
 
     /**
      * A live event.
-     * @returns {?{data: *, offset: ?number, epoch: ?string}} null for one
-     *   that has been seen
+     * @returns {?{data: *, offset: ?number, epoch: ?string, isGap: boolean}}
+     *   null for one that has been seen; isGap: something is missing between
+     *   the last one and this
      */
     take({ result, offset, epoch }) {
-      const known = this.position ? this.position.epoch : null;
+      const { position } = this;
+      const known = position ? position.epoch : null;
       const stream = typeof epoch === 'string' ? epoch : known;
       if (!Number.isSafeInteger(offset)) {
-        return { data: result, offset: null, epoch: stream };
+        return { data: result, offset: null, epoch: stream, isGap: false };
       }
+      const isGap = position !== null
+        && (stream !== known || offset > position.offset + 1);
       if (!this.#isNew(offset, stream)) return null;
-      return { data: result, offset, epoch: stream };
+      return { data: result, offset, epoch: stream, isGap };
+    }
+
+    /**
+     * The server has lost what came between, and goes on from a position.
+     * @returns {boolean} false if we are there already
+     */
+    reset({ epoch, offset }) {
+      return typeof epoch === 'string' && Number.isSafeInteger(offset)
+        && this.#isNew(offset, epoch);
     }
 
     #isNew(offset, epoch) {
@@ -666,6 +766,9 @@
    * @property {?Function} onerror
    * @property {boolean} joined told of the join on this connection
    * @property {boolean} known has ever been told of a join
+   * @property {?boolean} recovered what it is to be told of this one
+   * @property {?{epoch: string, offset: number}} since where its state is
+   *   from: what is not after that is not for it
    */
 
   // ------------------------------------------------------------ the client
@@ -727,6 +830,9 @@
     #strikes = 0;
     #openedAt = 0;
     #heardAt = 0;
+    /** How often the session is to be renewed, by the server's word. null:
+     *  not asked yet; 0: there is none. */
+    #sessionMs = null;
 
     #nextId = 1;
     /** @type {Set<Call>} not yet given to the socket, in order */
@@ -830,6 +936,38 @@
     }
 
     /**
+     * Ends the connection and makes another one, at once: after a login or
+     * a logout, whose cookie only a new connection brings to the server.
+     * Calls that were sent are rejected, also those with an idempotency
+     * key: they were another's. Those that wait, wait on.
+     * @throws {Error} as connect()
+     */
+    reconnect() {
+      this.#refuseDestroyed('reconnect()');
+      this.#sessionMs = null;
+      const state = this.#state;
+      if (state === 'new' || state === 'closed') {
+        this.connect();
+        return;
+      }
+      const turn = this.#takeOver();
+      const loss = { code: 1000, reason: 'reconnect', status: null };
+      this.#failures = 0;
+      this.#strikes = 0;
+      this.#timers.clear('reconnect');
+      this.#dropSocket(1000, loss.reason);
+      this.#endConversation(loss, 'reconnect() was called');
+      for (const call of [...this.#queue].filter((one) => one.inDoubt)) {
+        this.#settle(call, lostError(call, loss.reason, loss));
+      }
+      if (turn === this.#turn && state !== 'waiting') this.#enter('waiting');
+      if (turn === this.#turn && state === 'open') {
+        this.#events.emit('close', { ...loss, willReconnectInMs: 0 });
+      }
+      if (turn === this.#turn) this.#attempt();
+    }
+
+    /**
      * Ends the connection; connect() works again, routes and subscriptions
      * stay. Calls that wait are rejected.
      * @param {number} [code] 1000 or 3000 to 4999: a browser sends no other
@@ -859,8 +997,13 @@
      * @param {string} name
      * @param {*} [args] none: f(); [1, 2]: f(1, 2); {a: 1}: f(a=1); any
      *   other value: f(value); one object as a value: [{a: 1}]
-     * @param {{timeoutMs?: number}} [options] 0: no limit; default the
-     *   client's `timeoutMs`, counted from here, time in the queue included
+     * @param {object} [options]
+     * @param {number} [options.timeoutMs] 0: no limit; default the client's
+     *   `timeoutMs`, counted from here, time in the queue included
+     * @param {string|true} [options.idempotencyKey] the call has one effect,
+     *   though it is sent again when its connection is lost, for up to 100 s.
+     *   16 to 128 characters, another one for each call, best random: true
+     *   makes one
      * @returns {Promise<*>} rejects with a CallError, or with a TypeError
      *   for what cannot be sent
      */
@@ -923,9 +1066,12 @@
      *   epoch: ?string}) => void} fn
      * @param {object} [options]
      * @param {(info: {recovered: ?boolean}) => void} [options.onjoin] called
-     *   at each join, before its events. recovered: null at the first; true:
-     *   all that was missed follows; false: something may have been missed,
-     *   load the state anew
+     *   at each join, before its events, and when the server has lost some.
+     *   recovered: null at the first; true: all that was missed follows;
+     *   false: something may have been missed, load the state anew
+     * @param {?({epoch: string, offset: number} | [string, number])}
+     *   [options.since] where the state is from that the page was made with:
+     *   what publish() returned; the events after it follow
      * @param {(error: Error) => void} [options.onerror] the server refused;
      *   without it the event `onerror` tells
      * @returns {() => void} off()
@@ -935,12 +1081,14 @@
       if (typeof name !== 'string' || typeof fn !== 'function') {
         throw new TypeError('subscribe(topic, function)');
       }
-      const { onjoin = null, onerror = null } = options || {};
-      const listener = { fn, onjoin, onerror, joined: false, known: false };
+      const { onjoin = null, onerror = null, since } = options || {};
+      const listener = { fn, onjoin, onerror, joined: false, known: false,
+        recovered: null, since: checkedPosition(since) };
       const topic = this.#topics.get(name) || new Topic(name);
       this.#topics.set(name, topic);
       topic.listeners.add(listener);
       if (topic.state === 'in') {
+        topic.admit(listener);
         // not at once: the caller does not hold off() yet
         queueMicrotask(() => this.#tellJoined(topic, listener));
       } else if (topic.state === 'out') {
@@ -987,18 +1135,16 @@
 
     // .................................... a call: queue, socket, settled
 
-    /**
-     * `idempotencyKey` will be read here and carried by the Call; then
-     * #lost may put such a call back into the queue instead of rejecting it.
-     */
     #request(name, args, options, above) {
       const origin = originBelow(above);
       return new Promise((resolve, reject) => {
         const { timeoutMs = this.#options.timeoutMs } = options;
         checkMs('timeoutMs', timeoutMs);
         const fail = (error) => reject(withStackOf(origin, error));
-        const tail = requestTail(name, args);
-        this.#take(new Call(name, tail, { timeoutMs }, resolve, fail));
+        const key = idempotencyKeyOf(options.idempotencyKey);
+        const tail = requestTail(name, args, key);
+        const how = { timeoutMs, hasKey: key !== null };
+        this.#take(new Call(name, tail, how, resolve, fail));
       });
     }
 
@@ -1048,7 +1194,7 @@
       call.expiresAt = this.#clock.now() + call.timeoutMs;
       this.#deadlines.set(call, call.timeoutMs, () => {
         this.#settle(call, new CallTimeoutError(call.name, call.timeoutMs,
-          call.id !== 0));
+          call.id !== 0 || call.inDoubt));
       });
     }
 
@@ -1085,7 +1231,13 @@
     }
 
     #hand(call) {
+      if (call.isStale(this.#clock)) {
+        const loss = { code: 1006, reason: '', status: null };
+        this.#settle(call, lostError(call, 'the connection was lost', loss));
+        return;
+      }
       this.#unqueue(call);
+      if (call.hasKey) call.noteSent(this.#clock);
       if (!call.isNotification) {
         call.id = this.#nextId;
         this.#nextId += 1;
@@ -1144,7 +1296,11 @@
         return;
       }
       const refusal = RPCError.fromWire(error);
-      if (!this.#maybeRetry(call, refusal)) this.#settle(call, refusal);
+      if (this.#maybeRetry(call, refusal)) return;
+      // this time it was not executed; the first time, maybe
+      this.#settle(call, call.inDoubt && refusal.executed === false
+        ? lostError(call, `refused when sent again (${refusal.message})`,
+          { code: 1006, reason: '', status: null }) : refusal);
     }
 
     /** Busy and going away: not run, so it may be sent again. */
@@ -1249,7 +1405,9 @@
       for (const topic of [...this.#topics.values()]) {
         if (topic.state === 'out') this.#join(topic);
       }
-      if (turn === this.#turn) this.#watchLiveness();
+      if (turn !== this.#turn) return;
+      this.#watchLiveness();
+      this.#keepSession();
     }
 
     /** Nothing of the connection is left but what #lost makes of it. */
@@ -1258,7 +1416,7 @@
       this.#socket = null;
       this.#ready = false;
       this.#draining = false;
-      for (const timer of ['connect', 'drain', 'liveness']) {
+      for (const timer of ['connect', 'drain', 'liveness', 'keepAlive']) {
         this.#timers.clear(timer);
       }
       if (!socket) return;
@@ -1269,17 +1427,31 @@
       }
     }
 
-    /** Rejects what was sent and forgets what belonged to the connection. */
-    #endConversation(loss, why) {
+    /**
+     * Rejects what was sent and forgets what belonged to the connection.
+     * @param {boolean} [resends] what has a key is queued again, first of all
+     */
+    #endConversation(loss, why, resends = false) {
+      const again = [];
       for (const call of [...this.#pending.values(), ...this.#queue,
         ...this.#held, ...this.#resting]) {
         if (call.isBound) {
           this.#forget(call);
         } else if (call.id) {
-          this.#settle(call, new ConnectionLostError(`${call.name}: ${why} `
-            + 'before the answer came; it may have run', true, loss));
+          if (resends && call.hasKey && !call.isStale(this.#clock)) {
+            again.push(call);
+          } else {
+            this.#settle(call, lostError(call, why, loss));
+          }
         }
       }
+      for (const call of again) {
+        this.#pending.delete(call.id);
+        call.id = 0;
+        call.inDoubt = true;
+        this.#queuedChars += call.tail.length;
+      }
+      if (again.length) this.#queue = new Set([...again, ...this.#queue]);
       this.#subscriptions.clear();
       for (const topic of [...this.#topics.values()]) {
         topic.leave();
@@ -1287,10 +1459,15 @@
       }
     }
 
-    #rejectQueued(loss, why) {
+    /** @param {boolean} [isFinal] also what is in doubt */
+    #rejectQueued(loss, why, isFinal = false) {
       for (const call of [...this.#queue, ...this.#held, ...this.#resting]) {
-        this.#settle(call, new ConnectionLostError(
-          `${call.name}: not sent, ${why}`, false, loss));
+        if (!call.inDoubt) {
+          this.#settle(call, new ConnectionLostError(
+            `${call.name}: not sent, ${why}`, false, loss));
+        } else if (isFinal || call.isStale(this.#clock)) {
+          this.#settle(call, lostError(call, why, loss));
+        }
       }
     }
 
@@ -1308,11 +1485,13 @@
         this.#failures = 0;
         this.#strikes = 0;
       }
+      const next = AFTER_CLOSE.get(code) || NEXT.backOff;
       this.#dropSocket(wireCode, loss.reason);
-      this.#endConversation(loss, `the connection was lost (${code})`);
+      // after a 4401 who comes back may be somebody else
+      this.#endConversation(loss, `the connection was lost (${code})`,
+        next !== NEXT.ask);
       this.#enter('waiting');
       if (turn !== this.#turn) return;
-      const next = AFTER_CLOSE.get(code) || NEXT.backOff;
       if (wasOpen && next !== NEXT.ask) this.#goOn(loss, next, wasOpen);
       else this.#askEndpoint(turn, loss, wasOpen);
     }
@@ -1397,7 +1576,7 @@
       this.#suspended = false;
       this.#dropSocket(loss.code >= 3000 ? loss.code : 1000, loss.reason);
       this.#endConversation(loss, why);
-      this.#rejectQueued(loss, why);
+      this.#rejectQueued(loss, why, true);
       this.#timers.clearAll();
       for (const [name, fn] of this.#pageListeners.splice(0)) {
         this.#page().removeEventListener(name, fn);
@@ -1457,6 +1636,50 @@
         { timeoutMs, isBound: true }, succeed, fail));
     }
 
+    /**
+     * A page that stays open keeps its session, and the cookie, which no
+     * WebSocket can renew: it asks the endpoint by GET, each half of what
+     * the session lasts. How long that is stands in the first answer.
+     */
+    #keepSession() {
+      const { keepAliveMs } = this.#options;
+      const periodMs = keepAliveMs === null ? this.#sessionMs : keepAliveMs;
+      const isPage = this.#page().location; // where there are cookies
+      if (periodMs === 0 || (keepAliveMs === null && !isPage)) return;
+      const delayMs = periodMs === null
+        ? FIRST_KEEP_ALIVE_MS * (0.5 + this.#clock.random() / 2)
+        : Math.max(periodMs, MIN_KEEP_ALIVE_MS);
+      this.#timers.set('keepAlive', delayMs, () => this.#renewSession());
+    }
+
+    async #renewSession() {
+      const socket = this.#socket;
+      const fetch = this.#options.fetch || root.fetch;
+      if (!fetch) return;
+      const abort = new AbortController();
+      this.#timers.set(abort, ASK_TIMEOUT_MS, () => abort.abort());
+      try {
+        const answer = await fetch(this.#addresses.httpUrl, {
+          method: 'GET',
+          headers: { Accept: SESSION_TYPE },
+          redirect: 'manual',
+          credentials: 'include',
+          cache: 'no-store',
+          signal: abort.signal,
+        });
+        const said = answer.status === 200
+          ? await answer.json().catch(nothing) : null;
+        // no answer of ours: there is nothing to be kept
+        this.#sessionMs = said && said.keepAliveMs > 0 ? said.keepAliveMs : 0;
+      } catch (error) {
+        this.#debug('was the session renewed?', error);
+        this.#sessionMs ||= BLIND_KEEP_ALIVE_MS;
+      } finally {
+        this.#timers.clear(abort);
+      }
+      if (socket === this.#socket) this.#keepSession();
+    }
+
     #page() {
       return this.#options.window || root;
     }
@@ -1491,7 +1714,7 @@
       this.#takeOver();
       const loss = { code: 1000, reason: 'page hidden', status: null };
       this.#dropSocket(1000, loss.reason);
-      this.#endConversation(loss, 'the page was left');
+      this.#endConversation(loss, 'the page was left', true);
       this.#timers.clear('reconnect');
       this.#suspended = true;
       if (this.#state !== 'waiting') this.#enter('waiting');
@@ -1677,7 +1900,7 @@
     #tellJoined(topic, listener) {
       if (listener.joined || topic.state !== 'in'
           || !topic.listeners.has(listener)) return;
-      const recovered = listener.known ? topic.recovered : null;
+      const { recovered } = listener;
       listener.joined = true;
       listener.known = true;
       if (listener.onjoin) this.#run('onjoin', listener.onjoin, { recovered });
@@ -1691,16 +1914,36 @@
         this.#stats.unknownEvents += 1;
         return;
       }
+      if (said.recovered === false) {
+        if (topic.reset(said)) this.#tellGap(topic);
+        return;
+      }
       const event = topic.take(said);
-      if (event) this.#deliver(topic, event);
-      else this.#stats.duplicateEvents += 1;
+      if (!event) {
+        this.#stats.duplicateEvents += 1;
+        return;
+      }
+      if (event.isGap) this.#tellGap(topic);
+      this.#deliver(topic, event);
+    }
+
+    /** Something was lost while we were in: as after a join. */
+    #tellGap(topic) {
+      for (const listener of [...topic.listeners]) {
+        this.#tellJoined(topic, listener);
+        listener.since = null;
+        if (listener.onjoin && topic.listeners.has(listener)) {
+          this.#run('onjoin', listener.onjoin, { recovered: false });
+        }
+      }
     }
 
     #deliver(topic, { data, offset, epoch }) {
       for (const listener of [...topic.listeners]) {
         this.#tellJoined(topic, listener);
         // any of them may have sent this one off, or ended the connection
-        if (topic.listeners.has(listener)) {
+        if (topic.listeners.has(listener)
+            && !isUpTo(listener.since, epoch, offset)) {
           const meta = { topic: topic.name, offset, epoch };
           this.#run('a subscriber', listener.fn, data, meta);
         }
@@ -1729,6 +1972,28 @@
     }
   }
 
+  function lostError(call, why, loss) {
+    return new ConnectionLostError(`${call.name}: ${why} before the answer `
+      + 'came; it may have run', true, loss);
+  }
+
+  /** Whether an event is one of those that a state has in it. */
+  function isUpTo(since, epoch, offset) {
+    return since !== null && offset !== null && since.epoch === epoch
+      && offset <= since.offset;
+  }
+
+  function checkedPosition(given) {
+    if (given === undefined || given === null) return null;
+    const [epoch, offset] = Array.isArray(given) ? given
+      : [given.epoch, given.offset];
+    if (typeof epoch !== 'string' || !Number.isSafeInteger(offset)) {
+      throw new TypeError('subscribe: since is {epoch, offset}, as publish() '
+        + 'returned it');
+    }
+    return { epoch, offset };
+  }
+
   function checkMs(name, value) {
     if (typeof value !== 'number' || !(value >= 0)) {
       throw new TypeError(`${name} is milliseconds, 0 or more, not ${value}`);
@@ -1743,7 +2008,10 @@
           + [...OPTION_NAMES].join(', '));
       }
       if (value !== undefined) options[name] = value;
-      if (/Ms$|^max/.test(name)) checkMs(name, options[name]);
+      if (/Ms$|^max/.test(name)
+          && !(name === 'keepAliveMs' && options[name] === null)) {
+        checkMs(name, options[name]);
+      }
     }
     options.reconnectDelayMs = Math.max(options.reconnectDelayMs,
       MIN_RECONNECT_DELAY_MS);

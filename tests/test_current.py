@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from contextvars import Context, copy_context
 from typing import Any
 
 import pytest
@@ -10,7 +11,6 @@ import pytest
 from cp_wsrpc.current import (
     Cell,
     cell,
-    context_for,
     running_call,
     running_connection,
 )
@@ -20,6 +20,13 @@ from cp_wsrpc.messages import Call
 
 def call(name: str) -> Call:
     return Call(1, name, None, None, connection=f'connection of {name}')
+
+
+def context_for(call: Call) -> Context:
+    """A context in which ``call`` is the running one."""
+    context = copy_context()
+    context.run(cell.set, Cell(call))
+    return context
 
 
 @pytest.mark.parametrize('ask', [running_call, running_connection])

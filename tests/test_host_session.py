@@ -14,11 +14,11 @@ from cherrypy.lib.locking import LockTimeout
 from cherrypy.lib.sessions import FileSession, RamSession, Session
 
 from cp_wsrpc.errors import Unauthorized, WsrpcError
+from cp_wsrpc.host_identity import came_from_session
 from cp_wsrpc.host_session import (
     CallSession,
     LazySession,
     SessionKey,
-    came_from_session,
     ensure_proxy,
 )
 

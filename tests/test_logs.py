@@ -75,6 +75,20 @@ def test_memory_is_bounded_by_the_number_of_causes(logger):
     assert len(limiter._causes) == MAX_CAUSES
 
 
+def test_more_causes_than_are_told_apart_share_a_line(logger, caplog):
+    now = [10.0]
+    limited = LineLimiter(1.0, clock=lambda: now[0]).log
+    for _ in range(5):
+        for number in range(MAX_CAUSES + 50):
+            limited(logger, f'cause {number}', logging.INFO, '%d', number)
+    own = MAX_CAUSES - 1
+    assert caplog.messages == [str(number) for number in range(own + 1)]
+    now[0] = 11.0
+    limited(logger, 'cause 299', logging.INFO, '299')
+    limited(logger, 'cause 300', logging.INFO, '300')
+    assert caplog.messages[own + 1:] == ['299', '300']
+
+
 def test_many_threads_write_one_line_between_them(logger, caplog):
     limiter = LineLimiter(1.0, clock=lambda: 0.0)
     start = threading.Barrier(8)

@@ -343,7 +343,8 @@ test('order at (re)connect: onconnect, its calls, the queue, the topics',
     assert.deepEqual(net.socket.sent.map(({ method, params }) => [
       method, params]), [
       ['login', undefined], ['queued', undefined],
-      ['rpc.subscribe', ['news']], ['rpc.subscribe', ['more']]]);
+      ['rpc.subscribe', { topic: 'news', since: null }],
+      ['rpc.subscribe', { topic: 'more', since: null }]]);
     net.socket.drop(1006);
     rpc.notify('waits');
     await clock.tick(500);

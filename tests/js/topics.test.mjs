@@ -23,14 +23,15 @@ async function comeBack({ clock, net }, reply = 's1') {
   net.socket.drop(1006);
   await clock.tick(31000);
   net.socket.open();
-  if (reply !== undefined) net.socket.reply(reply);
+  if (reply !== null) net.socket.reply(reply);
 }
 
 test('subscribe: one request, onjoin first, then the events', () => {
   const { rpc, net } = connected();
   const { seen } = follow(rpc);
   assert.deepEqual(net.socket.last, {
-    jsonrpc: '2.0', id: 1, method: 'rpc.subscribe', params: ['news'],
+    jsonrpc: '2.0', id: 1, method: 'rpc.subscribe',
+    params: { topic: 'news', since: null },
   });
   net.socket.reply('s1');
   net.socket.say(event({ a: 1 }, { offset: 9 }), event(0), event(null));
@@ -165,7 +166,8 @@ test('subscriptions survive reconnects; recovered is false there',
     net.socket.reply('s1');
     net.socket.say(event(1, { offset: 7 }));
     await comeBack(client, 's9');
-    assert.deepEqual(net.socket.sent[0].params, ['news']);
+    assert.deepEqual(net.socket.sent[0].params,
+      { topic: 'news', since: null });
     const late = follow(rpc);
     await turn();
     // another server's offsets mean nothing here: nothing is dropped
@@ -228,7 +230,7 @@ test('a join that was in flight is neither lost nor doubled', async () => {
   await clock.tick(500);
   net.socket.open();
   assert.deepEqual(net.socket.sent.map(({ params }) => params),
-    [['news'], ['more']]);
+    [{ topic: 'news', since: null }, { topic: 'more', since: null }]);
   assert.deepEqual([...sent.seen, ...queued.seen], []);
 });
 
@@ -353,8 +355,7 @@ test('subscribe wants a string and a function', () => {
   }
 });
 
-// Servers that keep history answer with a position. What the client sends is
-// `[topic]` until they do; what it does with their answer stands already.
+// Servers that keep history answer with a position.
 
 const joined = (more) => ({
   subscription: 's1', epoch: 'A', offset: 5, recovered: null,
@@ -402,7 +403,7 @@ test('another epoch: its offsets begin anew, never mixed with the old',
     net.socket.say(event('b1', { offset: 1 }),
       event('c1', { offset: 1, epoch: 'C' }));
     assert.deepEqual(seen.slice(1), [{ recovered: false },
-      ['b1', meta(1, 'B')], ['c1', meta(1, 'C')]]);
+      ['b1', meta(1, 'B')], { recovered: false }, ['c1', meta(1, 'C')]]);
   });
 
 test('an epoch without an offset, or the reverse, is no position',
@@ -417,3 +418,153 @@ test('an epoch without an offset, or the reverse, is no position',
       assert.deepEqual(seen[1], [1, meta(1)]);
     }
   });
+
+/** The `since` of the last rpc.subscribe. */
+const sinceOf = ({ net }) => net.socket.last.params.since;
+
+test('it comes back with the position of the last event it has seen',
+  async () => {
+    for (const [says, since] of [
+      [[], { epoch: 'A', offset: 5 }],
+      [[event(6, { offset: 6 })], { epoch: 'A', offset: 6 }],
+      [[event(1, { offset: 2, epoch: 'B' })], { epoch: 'B', offset: 2 }],
+    ]) {
+      const client = connected();
+      follow(client.rpc);
+      client.net.socket.reply(joined());
+      client.net.socket.say(...says);
+      await comeBack(client, null);
+      assert.deepEqual(sinceOf(client), since);
+    }
+  });
+
+test('a topic without history: nothing to come back with', async () => {
+  const client = connected();
+  const { seen } = follow(client.rpc);
+  const without = joined({ epoch: null, offset: null });
+  client.net.socket.reply(without);
+  client.net.socket.say(event('one'));
+  await comeBack(client, null);
+  assert.equal(sinceOf(client), null);
+  client.net.socket.reply(without);
+  assert.deepEqual(seen,
+    [{ recovered: null }, ['one', meta()], { recovered: false }]);
+});
+
+test('a hole in the offsets, or another epoch, is told before the event',
+  () => {
+    for (const [more, m] of [[{ offset: 7 }, meta(7, 'A')],
+      [{ offset: 6, epoch: 'B' }, meta(6, 'B')]]) {
+      const { rpc, net } = connected();
+      const { seen } = follow(rpc);
+      net.socket.reply(joined());
+      net.socket.say(event('x', more));
+      assert.deepEqual(seen,
+        [{ recovered: null }, { recovered: false }, ['x', m]]);
+    }
+  });
+
+test('the server says that it has lost events', async () => {
+  const lost = (epoch, offset) => event(undefined, {
+    result: undefined, recovered: false, epoch, offset,
+  });
+  const client = connected();
+  const { rpc, net } = client;
+  const { seen } = follow(rpc);
+  net.socket.reply(joined());
+  net.socket.say(lost('A', 5)); // we are there already
+  assert.deepEqual(seen, [{ recovered: null }]);
+  net.socket.say(lost('B', 3), lost('B', 3),
+    event('old', { epoch: 'B', offset: 3 }), lost(5, 5), lost('B', '4'));
+  assert.deepEqual(seen.slice(1), [{ recovered: false }]);
+  await comeBack(client, null);
+  assert.deepEqual(sinceOf(client), { epoch: 'B', offset: 3 });
+});
+
+function followSince(rpc, since) {
+  const seen = [];
+  rpc.subscribe('news', (data) => seen.push(data),
+    { since, onjoin: ({ recovered }) => seen.push(recovered) });
+  return seen;
+}
+
+test('since: a page that was made with a state has the events after it',
+  () => {
+    for (const since of [{ epoch: 'A', offset: 3 }, ['A', 3]]) {
+      const client = connected();
+      const seen = followSince(client.rpc, since);
+      assert.deepEqual(sinceOf(client), { epoch: 'A', offset: 3 });
+      client.net.socket.reply(joined({
+        recovered: true,
+        publications: [{ offset: 4, data: 4 }, { offset: 5, data: 5 }],
+      }));
+      client.net.socket.say(event(5, { offset: 5 }), event(6, { offset: 6 }));
+      assert.deepEqual(seen, [true, 4, 5, 6]);
+    }
+  });
+
+test('since: refused, it says so, as it does where there is no history',
+  () => {
+    for (const reply of ['s1', joined({ recovered: false }),
+      joined({ epoch: null, offset: null, recovered: false })]) {
+      const client = connected();
+      const seen = followSince(client.rpc, { epoch: 'A', offset: 3 });
+      client.net.socket.reply(reply);
+      client.net.socket.say(event(6, { offset: 6 }));
+      assert.deepEqual(seen, [false, 6]);
+    }
+  });
+
+test('since: several parts of a page, each is told the truth', async () => {
+  const client = connected();
+  const { rpc, net } = client;
+  const first = followSince(rpc, ['A', 4]);
+  const newer = followSince(rpc, ['A', 5]);
+  const older = followSince(rpc, ['A', 3]);
+  const other = followSince(rpc, ['B', 4]);
+  const plain = followSince(rpc, null);
+  assert.deepEqual(sinceOf(client), { epoch: 'A', offset: 4 });
+  net.socket.reply(joined({
+    recovered: true, offset: 6,
+    publications: [{ offset: 5, data: 5 }, { offset: 6, data: 6 }],
+  }));
+  net.socket.say(event(7, { offset: 7 }));
+  const late = [followSince(rpc, ['A', 8]), followSince(rpc, ['A', 7]),
+    followSince(rpc, ['A', 6]), followSince(rpc)];
+  await turn();
+  net.socket.say(event(8, { offset: 8 }), event(9, { offset: 9 }));
+  assert.deepEqual(first, [true, 5, 6, 7, 8, 9]);
+  assert.deepEqual(newer, [true, 6, 7, 8, 9]);
+  assert.deepEqual(older, [false, 5, 6, 7, 8, 9]);
+  assert.deepEqual(other, [false, 5, 6, 7, 8, 9]);
+  assert.deepEqual(plain, [null, 7, 8, 9]);
+  assert.deepEqual(late,
+    [[true, 9], [true, 8, 9], [false, 8, 9], [null, 8, 9]]);
+  await comeBack(client, joined({ offset: 9, recovered: true }));
+  for (const seen of [first, newer, older, other, plain, ...late]) {
+    assert.equal(seen.at(-1), true);
+  }
+});
+
+test('since: the truth of one is not that of another who had no position',
+  async () => {
+    const client = connected();
+    const old = followSince(client.rpc, null);
+    client.net.socket.reply('s1'); // no position: history came later
+    client.net.socket.drop(1006);
+    followSince(client.rpc, ['A', 5]);
+    await client.clock.tick(31000);
+    client.net.socket.open();
+    assert.deepEqual(sinceOf(client), { epoch: 'A', offset: 5 });
+    client.net.socket.reply(joined({ recovered: true }));
+    assert.deepEqual(old, [null, false]);
+  });
+
+test('since must be a position', () => {
+  const { rpc } = makeClient();
+  for (const since of [5, 'A', {}, ['A'], [5, 'A'], { epoch: 'A' },
+    { epoch: 'A', offset: 1.5 }, { epoch: 5, offset: 5 }]) {
+    assert.throws(() => rpc.subscribe('news', () => {}, { since }),
+      TypeError);
+  }
+});

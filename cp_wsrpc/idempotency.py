@@ -1,0 +1,378 @@
+"""Calls that may be sent again: each key has one effect.  Layer 1.
+
+A client that lost its connection cannot know whether a call has run.  One
+that was sent with ``"_meta": {"idempotencyKey": "8c1f..."}`` it may send
+again: the server joins a call that still runs, replays the reply of one
+that has ended, and refuses other arguments under the same key::
+
+    key = key_of(call)                              # or None: no such call
+    claim = store.claim(key, fingerprint_of(call))
+    claim.is_ours         run it, then store.settle(key, outcome)
+    else                  store.watch(key, heard)   -> heard(outcome)
+    Conflict              another call has this key
+    Busy                  no room
+
+An outcome is the reply without its id, ``b'{"result":3}'``.  One that says
+that nothing was executed (busy, going away) is not kept: the key is free
+again, and who has joined begins anew.
+
+Whose key.  Kept by endpoint and user, so that nobody gets at the results of
+others by their keys.  Where there is no user, or one that is no string or
+number (objects do not compare over processes), nobody else can be told
+apart: there the key alone is the secret.  So keys have 16 characters at
+least, and should be random ones.
+
+How long.  120 s from the end of the call, in 10 000 entries; a store that
+is full refuses (busy, not executed) rather than forget, for what it forgot
+would run twice.  Results past 32 MiB together are dropped; who asks for
+such a one gets an error that says that it has run.  The memory store ends
+with its process: where several share the work, or a crash between the
+effect and the reply must not double it, use a shared one.
+"""
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
+
+import msgspec
+
+from .errors import Busy, InvalidParams
+from .messages import NO_ID
+
+if TYPE_CHECKING:
+    from .messages import Call
+
+__all__ = ['Claim', 'Conflict', 'Key', 'KeyStore', 'MemoryKeyStore', 'Once',
+           'begin_once', 'check_key', 'key_of', 'reply_of', 'with_key']
+
+MIN_KEY_CHARS = 16
+MAX_KEY_CHARS = 128
+#: From the end of a call.
+KEEP_S = 120.0
+#: From its first sending: so long a client may send it again.  A call that
+#: has been sent is settled later, so there is some room between the two.
+RESEND_WITHIN_S = 100.0
+MAX_ENTRIES = 10_000
+#: Of one user, and of all that have none together: so nobody can fill it.
+MAX_ENTRIES_OF_USER = 1_000
+MAX_ENTRIES_OF_NOBODY = 5_000
+MAX_BYTES = 32 << 20
+
+Heard: TypeAlias = Callable[['bytes | None'], None]
+
+
+class Conflict(InvalidParams):
+    """The key stands for another call."""
+
+    default_message = ('this idempotencyKey was used for a call of another '
+                       'method or with other params')
+
+    def __init__(self) -> None:
+        super().__init__(None, {'executed': False})
+
+
+class Key(NamedTuple):
+    """``Key('user|/api|str:ada', '8c1f...')``: whose, and their word."""
+
+    scope: str
+    text: str
+
+    @property
+    def is_nobodys(self) -> bool:
+        """Whether the scope is shared by all who have no name."""
+        return self.scope.startswith('nobody|')
+
+
+class _Meta(msgspec.Struct):
+    idempotencyKey: str | None = None
+
+
+_decode_meta = msgspec.json.Decoder(_Meta).decode
+
+
+def check_key(text: Any) -> str:
+    """Return ``text`` if it can be a key; raises ValueError."""
+    if not isinstance(text, str) or not (
+            MIN_KEY_CHARS <= len(text) <= MAX_KEY_CHARS):
+        raise ValueError(f'an idempotency key is a string of {MIN_KEY_CHARS} '
+                         f'to {MAX_KEY_CHARS} characters: a random one')
+    return text
+
+
+def key_of(call: Call) -> Key | None:
+    """The key of a call that has ``_meta``, or None.
+
+    None for a notification, too: who cannot hear of the effect does not
+    know when to repeat it.  Raises InvalidParams for what is no key.
+    """
+    try:
+        text = _decode_meta(call.meta).idempotencyKey
+        if text is None or call.id is NO_ID:
+            return None
+        return Key(_scope_of(call.connection), check_key(text))
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise InvalidParams(f'_meta: {error}', {'executed': False}) from None
+
+
+def _scope_of(connection: Any) -> str:
+    path = connection.endpoint.url_path
+    for name in (connection.user, connection.handshake.login):
+        if type(name) in (str, int) and name != '':
+            return f'user|{path}|{type(name).__name__}:{name}'
+    return f'nobody|{path}'
+
+
+def with_key(text: bytes, key: str) -> bytes:
+    """A JSON-RPC request, ``{...}``, with its key in ``_meta``."""
+    return b'%s,"_meta":{"idempotencyKey":%s}}' % (
+        text[:-1], msgspec.json.encode(key))
+
+
+def fingerprint_of(call: Call) -> str:
+    """What a repeated call must have in common with the first.
+
+    The method, and the text of the params as it stands: a client sends
+    again what it has sent.
+    """
+    digest = hashlib.blake2b(call.name.encode(), digest_size=16)
+    digest.update(b'\0')
+    digest.update(call.params or b'')
+    return digest.hexdigest()
+
+
+# -- outcomes ----------------------------------------------------------------
+
+
+class _Reply(msgspec.Struct):
+    result: msgspec.Raw = msgspec.Raw()
+    error: msgspec.Raw = msgspec.Raw()
+
+
+class _Executed(msgspec.Struct):
+    executed: Any = None
+
+
+class _Error(msgspec.Struct):
+    data: Any = None
+
+
+_decode_reply = msgspec.json.Decoder(_Reply).decode
+_decode_error = msgspec.json.Decoder(_Error).decode
+
+#: Stands for a result that was too much to keep.
+DROPPED = (b'{"error":{"code":-32000,"message":"the call has run; its result '
+           b'is not kept any more"}}')
+
+
+def outcome_of(text: bytes) -> bytes | None:
+    """The outcome in the text of a JSON-RPC reply; None: not executed."""
+    reply = _decode_reply(text)
+    if not reply.error:
+        return b'{"result":%s}' % bytes(reply.result)
+    data = _decode_error(reply.error).data
+    if isinstance(data, dict) and data.get('executed') is False:
+        return None
+    return b'{"error":%s}' % bytes(reply.error)
+
+
+def reply_of(id: Any, outcome: bytes) -> bytes:
+    """The JSON-RPC reply to ``id``: ``{"jsonrpc":"2.0","id":1,...}``."""
+    return b'{"jsonrpc":"2.0","id":%s,%s' % (
+        msgspec.json.encode(id), outcome[1:])
+
+
+# -- stores ------------------------------------------------------------------
+
+
+class Claim(NamedTuple):
+    """What :meth:`KeyStore.claim` says.
+
+    ``is_ours``      nobody has had this key: run the call, then settle
+    ``fingerprint``  of the call that has it
+    """
+
+    is_ours: bool
+    fingerprint: str
+
+
+class KeyStore(Protocol):
+    """Which keys were used, and what came of them.  Any thread.
+
+    ``redis_broker`` may have one for several processes; the hub holds it.
+    """
+
+    #: ``claim`` may have to be waited for: not on the loop's thread
+    is_shared: bool
+
+    def claim(self, key: Key, fingerprint: str) -> Claim:
+        """Take a key, in one step, or say who has it.
+
+        Raises Busy where there is no room, or no store.
+        """
+
+    def settle(self, key: Key, outcome: bytes | None) -> None:
+        """The call of this key has ended; to be called once a claim.
+
+        The outcome is kept for ``KEEP_S`` and told to all who watch.  None:
+        it was not executed; they hear that, and the key is free again.
+        Neither waits nor raises: what is slow has a thread for it.
+        """
+
+    def watch(self, key: Key, heard: Heard) -> None:
+        """Call ``heard(outcome)`` once: at once if it is settled.
+
+        On any thread; neither this nor ``heard`` waits.  ``heard(None)``:
+        the key is free again.
+        """
+
+
+class _Entry:
+    """One key; ``outcome`` None while its call runs."""
+
+    __slots__ = ('fingerprint', 'key', 'outcome', 'until', 'watchers')
+
+    def __init__(self, key: Key, fingerprint: str) -> None:
+        self.key = key
+        self.fingerprint = fingerprint
+        self.outcome: bytes | None = None
+        self.until = 0.0
+        self.watchers: list[Heard] = []
+
+
+class MemoryKeyStore:
+    """The store of one process.
+
+    ``_lock`` guards everything; watchers are called outside of it.
+    """
+
+    is_shared = False
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._lock = threading.Lock()
+        self._entries: dict[Key, _Entry] = {}
+        self._settled: deque[_Entry] = deque()      # oldest first
+        self._outcomes: deque[_Entry] = deque()     # those with a text
+        self._bytes = 0
+        self._counts: Counter[str] = Counter()      # by scope
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def claim(self, key: Key, fingerprint: str) -> Claim:
+        with self._lock:
+            self._forget_old()
+            entry = self._entries.get(key)
+            if entry is not None:
+                return Claim(False, entry.fingerprint)
+            limit = (MAX_ENTRIES_OF_NOBODY if key.is_nobodys
+                     else MAX_ENTRIES_OF_USER)
+            if (len(self._entries) >= MAX_ENTRIES
+                    or self._counts[key.scope] >= limit):
+                raise Busy('too many calls with an idempotencyKey')
+            self._entries[key] = _Entry(key, fingerprint)
+            self._counts[key.scope] += 1
+            return Claim(True, fingerprint)
+
+    def settle(self, key: Key, outcome: bytes | None) -> None:
+        with self._lock:
+            entry = self._entries[key]
+            assert entry.outcome is None
+            watchers, entry.watchers = entry.watchers, []
+            if outcome is None:
+                self._forget(entry)
+            else:
+                self._keep(entry, outcome)
+        for heard in watchers:
+            heard(outcome)
+
+    def watch(self, key: Key, heard: Heard) -> None:
+        with self._lock:
+            entry = self._entries.get(key)
+            outcome = entry.outcome if entry is not None else None
+            if entry is not None and outcome is None:
+                entry.watchers.append(heard)
+                return
+        heard(outcome)
+
+    def _keep(self, entry: _Entry, outcome: bytes) -> None:
+        assert self._lock.locked()
+        entry.outcome = outcome
+        entry.until = self._now() + KEEP_S
+        self._settled.append(entry)
+        self._outcomes.append(entry)
+        self._bytes += len(outcome)
+        while self._bytes > MAX_BYTES:
+            oldest = self._outcomes.popleft()
+            assert oldest.outcome is not None
+            self._bytes -= len(oldest.outcome)
+            oldest.outcome = DROPPED
+
+    def _forget_old(self) -> None:
+        assert self._lock.locked()
+        now = self._now()
+        while self._settled and self._settled[0].until <= now:
+            entry = self._settled.popleft()
+            if self._outcomes and self._outcomes[0] is entry:
+                self._outcomes.popleft()
+                assert entry.outcome is not None
+                self._bytes -= len(entry.outcome)
+            self._forget(entry)
+
+    def _forget(self, entry: _Entry) -> None:
+        assert self._lock.locked()
+        del self._entries[entry.key]
+        self._counts[entry.key.scope] -= 1
+        if not self._counts[entry.key.scope]:
+            del self._counts[entry.key.scope]
+
+
+# -- one call ----------------------------------------------------------------
+
+
+class Once:
+    """Settles the key when its call is answered: stands at ``call.batch``.
+
+    There ``peer.complete`` gives every reply, so that calls without a key
+    pay nothing.  ``batch``: where a batch's own collector is.
+    """
+
+    __slots__ = ('_batch', '_key', '_store')
+
+    def __init__(self, store: KeyStore, key: Key, batch: Any) -> None:
+        self._store = store
+        self._key = key
+        self._batch = batch
+
+    def add(self, text: bytes) -> bytes | None:
+        """Take the reply; what is to be sent now, as a batch says."""
+        self._store.settle(self._key, outcome_of(text))
+        if self._batch is None:
+            return text
+        whole: bytes | None = self._batch.add(text)
+        return whole
+
+    def forget(self) -> None:
+        """The connection went before the call began."""
+        self._store.settle(self._key, None)
+
+
+def begin_once(store: KeyStore, key: Key, call: Call, heard: Heard) -> bool:
+    """Whether the call is to be run: nobody has had its key.
+
+    Else ``heard(outcome)`` is called when there is one, once, on any
+    thread.  Raises Conflict, Busy.  Where ``store.is_shared`` not on the
+    loop's thread.
+    """
+    claim = store.claim(key, fingerprint_of(call))
+    if claim.is_ours:
+        call.batch = Once(store, key, call.batch)
+        return True
+    if claim.fingerprint != fingerprint_of(call):
+        raise Conflict()
+    store.watch(key, heard)
+    return False

@@ -1,0 +1,203 @@
+"""What runs inside of Redis.  Layer 3.
+
+Lua, as ``redis_store`` sends it; the keys are described there.  Each
+script is one step for all who look: there is no instant at which an event
+has its number and is not in the feed.  Where memory is short, or writes
+are refused, a script fails at its first write, and nothing is done.
+"""
+from __future__ import annotations
+
+__all__ = ['ATTACH', 'PUBLISH', 'RECOVER', 'REPAIR']
+
+_COMMON = '''
+local function now_of(given)
+  if given ~= '' then return tonumber(given) end
+  local time = redis.call('TIME')
+  return tonumber(time[1]) + tonumber(time[2]) / 1000000
+end
+
+local function text_of(number) return string.format('%.0f', number) end
+
+-- The feed's identity; made, if there is none.
+local function feed_of(state, new)
+  local feed = redis.call('HGET', state, 'feed')
+  if not feed then
+    feed = new
+    redis.call('HSET', state, 'feed', feed, 'n', 0, 'held', 0, 'bytes', 0)
+  end
+  return feed
+end
+
+-- {epoch, offset, lost, held} of a topic's stream; made, if there is none.
+local function stream_of(feed, topic, history, keys, new, expire)
+  local about = redis.call('HMGET', topic, 'epoch', 'feed', 'offset',
+                           'lost', 'held')
+  if not about[1] or about[2] ~= feed then
+    redis.call('HSET', topic, 'epoch', new, 'feed', feed, 'offset', 0,
+               'lost', 0, 'held', 0, 'bytes', 0)
+    redis.call('DEL', history, keys)
+    redis.call('EXPIRE', topic, expire)
+    return {new, 0, 0, 0}
+  end
+  return {about[1], tonumber(about[3]), tonumber(about[4]),
+          tonumber(about[5])}
+end
+'''
+
+PUBLISH = _COMMON + '''
+local state, feed, topic, history, keys = unpack(KEYS)
+local body, data, key, mode, size, ttl, max_bytes, now, new, expire,
+  expire_history, feed_size, feed_ttl, feed_bytes = unpack(ARGV)
+now = now_of(now)
+
+-- Lets the oldest go, past a limit.  Of each entry: at, len, key, data.
+local function trim(stream, about, by_key, size, ttl, max_bytes)
+  local held = tonumber(redis.call('HGET', about, 'held'))
+  local bytes = tonumber(redis.call('HGET', about, 'bytes'))
+  local before = held
+  while held > 0 do
+    local first = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
+    if not first then
+      held, bytes = 0, 0
+      if by_key then
+        redis.call('HSET', about, 'lost',
+                   redis.call('HGET', about, 'offset'))
+      end
+      break
+    end
+    local at, length = tonumber(first[2][2]), tonumber(first[2][4])
+    if at and length then
+      if now - at < ttl and held <= size and bytes <= max_bytes then
+        break
+      end
+      held, bytes = held - 1, bytes - length
+      if by_key then
+        redis.call('HDEL', by_key, first[2][6])
+        redis.call('HSET', about, 'lost', string.match(first[1], '^%d+'))
+      end
+    end     -- else it is none of ours, and was not counted
+    redis.call('XDEL', stream, first[1])
+  end
+  if held ~= before then
+    redis.call('HSET', about, 'held', held, 'bytes', bytes)
+  end
+end
+
+local function put(stream, about, id, key, data)
+  redis.call('XADD', stream, id, 'at', string.format('%.6f', now),
+             'len', #data, 'key', key, 'data', data)
+  redis.call('HINCRBY', about, 'held', 1)
+  redis.call('HINCRBY', about, 'bytes', #data)
+end
+
+local id = feed_of(state, new)
+local n = redis.call('HINCRBY', state, 'n', 1)
+local place, result = '', {}
+if mode ~= '' then
+  size, ttl, max_bytes = tonumber(size), tonumber(ttl), tonumber(max_bytes)
+  local stream = stream_of(id, topic, history, keys, new, expire)
+  local epoch, offset = stream[1], stream[2] + 1
+  if mode == 'latest' then
+    -- First, so that what has expired is lost, whether or not somebody has
+    -- asked meanwhile.
+    trim(history, topic, keys, size, ttl, max_bytes)
+    local old = redis.call('HGET', keys, key)
+    local entry = old and redis.call('XRANGE', history, old, old)[1]
+    if entry then
+      redis.call('XDEL', history, entry[1])
+      redis.call('HINCRBY', topic, 'held', -1)
+      redis.call('HINCRBY', topic, 'bytes', -tonumber(entry[2][4]))
+    end
+    redis.call('HSET', keys, key, text_of(offset))
+    redis.call('EXPIRE', keys, expire_history)
+  end
+  redis.call('HSET', topic, 'offset', text_of(offset))
+  put(history, topic, text_of(offset), key, data)
+  trim(history, topic, keys, size, ttl, max_bytes)
+  redis.call('EXPIRE', topic, expire)
+  redis.call('EXPIRE', history, expire_history)
+  place = ',"e":"' .. epoch .. '","o":' .. text_of(offset)
+  result = {epoch, offset}
+end
+put(feed, state, '*', '', '{"f":"' .. id .. '","n":' .. text_of(n)
+    .. place .. body .. data .. '}')
+trim(feed, state, nil, tonumber(feed_size), tonumber(feed_ttl),
+     tonumber(feed_bytes))
+return result
+'''
+
+RECOVER = _COMMON + '''
+local state, topic, history, keys = unpack(KEYS)
+local asks, since_epoch, since, max_events, max_bytes, mode, ttl, now, new,
+  expire = unpack(ARGV)
+since, now = tonumber(since), now_of(now)
+local stream = stream_of(feed_of(state, new), topic, history, keys, new,
+                         expire)
+local epoch, offset, lost, held = unpack(stream)
+-- Written seldom, so that a replica which takes no writes can answer.
+if redis.call('TTL', topic) < tonumber(expire) / 2 then
+  redis.call('EXPIRE', topic, expire)
+end
+if asks == '' then return {epoch, offset, ''} end
+local no = {epoch, offset, 'no'}
+if since_epoch ~= epoch or since < lost or since > offset then return no end
+if since == offset then return {epoch, offset, 'yes'} end
+if redis.call('XLEN', history) ~= held then return no end
+local gap = redis.call('XRANGE', history, text_of(since + 1), '+',
+                       'COUNT', tonumber(max_events) + 1)
+if #gap > tonumber(max_events) then return no end
+if mode == 'stream' and #gap ~= offset - since then return no end
+local result, bytes = {epoch, offset, 'yes'}, 0
+for _, entry in ipairs(gap) do
+  local fields = entry[2]
+  bytes = bytes + #fields[8]
+  if now - tonumber(fields[2]) >= tonumber(ttl)
+      or bytes > tonumber(max_bytes) then return no end
+  table.insert(result, tonumber(string.match(entry[1], '^%d+')))
+  table.insert(result, fields[8])
+end
+return result
+'''
+
+# A Redis that is not the one that gave the feed's numbers (a restart, a
+# failover) may have lost the last of them.  Who has read the feed can tell:
+# his place is there, or it is not; who has just started cannot, and begins
+# a new feed.
+ATTACH = _COMMON + '''
+local state, feed = unpack(KEYS)
+local run, known, known_n, new, lost = unpack(ARGV)
+local id = feed_of(state, new)
+local about = redis.call('HMGET', state, 'n', 'run')
+local n = tonumber(about[1])
+local was_there = known == id and tonumber(known_n) <= n
+if id == new then
+  redis.call('HSET', state, 'run', run)
+elseif (known == id and (lost ~= '' or not was_there))
+    or (about[2] and about[2] ~= run and not was_there) then
+  id, n = new, 0
+  redis.call('HSET', state, 'feed', id, 'n', 0, 'run', run)
+elseif about[2] ~= run then
+  redis.call('HSET', state, 'run', run)
+end
+local last = redis.call('XREVRANGE', feed, '+', '-', 'COUNT', 1)[1]
+return {id, n, last and last[1] or '0-0'}
+'''
+
+# Puts away what is not of the type it should be.
+REPAIR = '''
+local types = {'hash', 'stream', 'hash', 'stream', 'hash'}
+local away = 0
+for i, key in ipairs(KEYS) do
+  local is = redis.call('TYPE', key).ok
+  if is ~= 'none' and (is ~= types[i] or i > 2) then
+    away = away + redis.call('DEL', key)
+  end
+end
+for _, name in ipairs({'n', 'held', 'bytes'}) do
+  if redis.call('TYPE', KEYS[1]).ok == 'hash'
+      and not tonumber(redis.call('HGET', KEYS[1], name) or 'x') then
+    away = away + redis.call('DEL', KEYS[1])
+  end
+end
+return away
+'''

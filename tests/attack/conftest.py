@@ -1,0 +1,27 @@
+"""One attacked process for all rows, and a victim beside each module's."""
+from __future__ import annotations
+
+import pytest
+
+from .victim import Victim, target
+
+
+@pytest.fixture(scope='session')
+def attacked():
+    with target() as it:
+        # What is made once is not what an attacker has cost.
+        with it.peer() as peer:
+            peer.call('ping')
+        it.stats()
+        yield it
+
+
+@pytest.fixture(scope='module', autouse=True)
+def victim(attacked, request):
+    victim = Victim(attacked)
+    yield victim
+    try:
+        if not request.session.testsfailed:
+            victim.check()
+    finally:
+        victim.stop()

@@ -1,0 +1,365 @@
+"""Threats C1-C5, C7-C10."""
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+
+import pytest
+
+from ..rawpeer import TEXT, CallFailed, PeerClosed
+from . import FULL
+from .target import BOMBS, HOOKS, SECRET, VALUES
+
+
+@pytest.fixture
+def peer(attacked):
+    with attacked.peer() as peer:
+        yield peer
+
+
+@pytest.fixture
+def frames(monkeypatch):
+    """Every text that a peer has received."""
+    from ..rawpeer import RawPeer
+    received = []
+    recv_frame = RawPeer.recv_frame
+
+    def noting(self, timeout_s=None):
+        opcode, payload = recv_frame(self, timeout_s)
+        received.append(payload)
+        return opcode, payload
+
+    monkeypatch.setattr(RawPeer, 'recv_frame', noting)
+    return received
+
+
+def answer(peer, text, timeout_s=5):
+    """Send a text as it is; the JSON that comes back."""
+    if isinstance(text, str):
+        text = text.encode()
+    peer.send_frame(TEXT, text)
+    return strict(peer.recv_text(timeout_s))
+
+
+def strict(text):
+    def refuse(constant):
+        raise AssertionError(f'{constant} is no JSON')
+    return json.loads(text, parse_constant=refuse)
+
+
+def call_text(method, params='[]', id='1'):
+    return (f'{{"jsonrpc":"2.0","method":{method},"params":{params},'
+            f'"id":{id}}}')
+
+
+# -- C1 --------------------------------------------------------------------
+
+PARTS = ['__init__', '__class__', '__globals__', '__dict__', '__call__',
+         '__func__', '__self__', '__wrapped__', 'add', 'ping', 'prop',
+         'attribute', 'plain', '_hidden', 'default', 'index', 'inner',
+         '_cp_config', 'exposed', 'func_globals', 'mro', 'Api', 'self',
+         'rpc', 'constructor', '__proto__', 'init', 'closed', 'connection',
+         'popargs', '_cp_dispatch', 'tools', 'on', '', ' ', '.', '..', '/',
+         '\0', 'ad\0d', 'add ', ' add', 'ADD', 'Add', 'ａｄｄ', 'a\u0301dd',
+         'add\u200b', 'add/', '/add', 'add()', 'ad%64', 'add;', '*', 'a*']
+REGISTERED = {'add', 'ping'}
+
+
+def names(count):
+    chosen = random.Random(1)
+    yield from (name for name in PARTS if name not in REGISTERED)
+    for _ in range(count):
+        name = '.'.join(chosen.choices(PARTS, k=chosen.randrange(2, 5)))
+        yield name
+
+
+def test_c1_only_registered_names_can_be_called(attacked, peer):
+    before = attacked.stats()
+    for name in names(100_000 if FULL else 3000):
+        with pytest.raises(CallFailed) as caught:
+            peer.call(name)
+        assert caught.value.code == -32601, name
+        assert caught.value.message == 'Method not found'
+    after = attacked.stats()
+    assert after['property'] == 0
+    assert after['run'] == before['run']
+
+
+def test_c1_the_methods_of_an_inner_endpoint_are_its_own(attacked, peer):
+    with pytest.raises(CallFailed) as caught:
+        peer.call('inner.inner')
+    assert caught.value.code == -32601
+    with attacked.peer('/api/inner') as inner:
+        assert inner.call('inner') == 'inner'
+        with pytest.raises(CallFailed):
+            inner.call('ping')
+
+
+@pytest.mark.parametrize('method', [
+    '1', '1.5', 'true', 'null', '[]', '["add"]', '{}', '{"add":1}', '-1'])
+def test_c1_a_name_is_a_string(peer, method):
+    assert answer(peer, call_text(method))['error']['code'] == -32600
+    assert peer.call('ping') == 'pong'
+
+
+def test_c1_a_name_of_a_megabyte_is_unknown_like_any_other(peer):
+    reply = answer(peer, call_text('"' + 'a' * 1_000_000 + '"'))
+    assert reply['error']['code'] in (-32600, -32601)
+    assert len(json.dumps(reply)) < 1000
+
+
+@pytest.mark.parametrize('name', ['rpc.', 'rpc.x', 'rpc.subscribe.x', '$/x',
+                                  'rpc.__class__', 'RPC.ping'])
+def test_c1_nothing_hides_among_the_reserved_names(peer, name):
+    with pytest.raises(CallFailed) as caught:
+        peer.call(name)
+    assert caught.value.code == -32601
+
+
+# -- C2, C3, C4, C5 --------------------------------------------------------
+
+
+@pytest.mark.parametrize('text', [
+    '[' * 100_000, '{"a":' * 100_000, '[' * 100_000 + ']' * 100_000,
+    call_text('"echo"', '[' * 50_000 + ']' * 50_000),
+    call_text('"echo"', id='[' * 50_000 + ']' * 50_000),
+    '{"jsonrpc":"2.0","id":2,"result":' + '[' * 50_000 + ']' * 50_000 + '}',
+    '{"jsonrpc":"2.0","id":2,"error":{"code":1,"message":"x","data":'
+    + '[' * 50_000 + ']' * 50_000 + '}}',
+    '{"id":3,"method":"echo","params":' + '{"a":' * 900 + '1' + '}' * 901,
+    '"' + '\\"[' * 1000 + '"',
+], ids=lambda text: text[:40])
+def test_c2_deep_nesting_is_an_error_and_no_more(peer, text):
+    assert 'error' in answer(peer, text)
+    assert peer.call('ping') == 'pong'
+
+
+@pytest.mark.parametrize('text', ['9' * 5000, '-' + '9' * 5000, '1e999',
+                                  '-1e999', '1e-999', '-0', '-0.0',
+                                  str(2 ** 53 + 1), str(2 ** 64),
+                                  '0.' + '1' * 5000, '1e5000'])
+def test_c3_numbers_are_exact_or_an_error(peer, text):
+    reply = answer(peer, call_text('"echo"', f'[{text}]'))
+    if 'result' in reply:
+        assert reply['result'] == json.loads(text)
+    else:
+        assert reply['error']['code'] in (-32700, -32600, -32602, -32000)
+    assert peer.call('ping') == 'pong'
+
+
+@pytest.mark.parametrize('kind', ['pool', 'async', 'loop'])
+@pytest.mark.parametrize('name', VALUES)
+def test_c3_results_are_json_or_an_error(peer, kind, name):
+    reply = answer(peer, call_text(f'"{kind}.{name}"'))
+    if name in ('nan', 'inf'):
+        assert 'error' in reply
+    elif 'result' in reply:
+        assert reply['result'] == VALUES[name]()
+    assert peer.call('ping') == 'pong'
+
+
+@pytest.mark.parametrize('text', [
+    call_text('"\\ud800"'), call_text('"echo"', '["\\ud800"]'),
+    call_text('"echo"', '{"value":"\\udfff\\ud800"}'),
+    call_text('"echo"', '{"\\ud800":1}'), call_text('"ping"', id='"\\ud800"'),
+    '{"jsonrpc":"2.0","method":"\\ud800\\n\\u001b[31m","id":1}',
+    '{"id":5,"method":"\\ud800"}', '{"serial":5,"call":"\\ud800"}',
+    '{"jsonrpc":"2.0","id":2,"error":{"code":1,"message":"\\ud800",'
+    '"data":{"type":"\\ud800","stack":"\\ud800"}}}',
+])
+def test_c4_lone_surrogates_end_no_thread(peer, text):
+    peer.send_text(text)
+    # An answer to nothing is not answered, all else is, in any order.
+    assert peer.call('ping') == 'pong'
+    for event in peer.events:
+        json.dumps(event).encode()
+
+
+@pytest.mark.parametrize('id', [
+    '{}', '[]', '{"__proto__":1}', '1.5', '1e3', 'true', '9007199254740993',
+    '"' + 'i' * 65 + '"', '"' + 'i' * 1_000_000 + '"', '-1e400'])
+def test_c5_ids_that_are_none_get_one_error_with_id_null(peer, id):
+    reply = answer(peer, call_text('"ping"', id=id))
+    assert reply['error']['code'] in (-32600, -32700)
+    assert reply['id'] is None
+    assert peer.call('ping') == 'pong'
+    assert peer.events == []
+
+
+@pytest.mark.parametrize('id', ['"__proto__"', '"constructor"', '0', '-1',
+                                '""', '"' + 'i' * 64 + '"',
+                                '9007199254740991'])
+def test_c5_odd_ids_come_back_as_they_are(peer, id):
+    assert answer(peer, call_text('"ping"', id=id)) == {
+        'jsonrpc': '2.0', 'id': json.loads(id), 'result': 'pong'}
+
+
+def test_c5_a_duplicate_in_flight_is_not_run(attacked, peer):
+    peer.send_text(call_text('"ask"', id='7'))
+    question = peer.recv_json()
+    before = attacked.stats()['run']
+    refused = answer(peer, call_text('"count"', id='7'))
+    assert refused['id'] is None
+    assert refused['error']['code'] == -32600
+    assert attacked.stats()['run'] == before
+    peer.send_json({'jsonrpc': '2.0', 'id': question['id'], 'result': 'yes'})
+    assert peer.recv_json() == {'jsonrpc': '2.0', 'id': 7, 'result': 'yes'}
+
+
+# -- C7 --------------------------------------------------------------------
+
+
+def test_c7_replies_to_nobody_are_ignored(attacked, peer):
+    with attacked.peer() as other:
+        other.send_text(call_text('"ask"'))
+        foreign = other.recv_json()['id']
+        for id in (foreign, 2, 4, 10 ** 9, 0, -2, '2', None, True):
+            peer.send_json({'jsonrpc': '2.0', 'id': id, 'result': 'forged'})
+            peer.send_json({'jsonrpc': '2.0', 'id': id, 'error': {
+                'code': 1, 'message': 'forged'}})
+            peer.send_json({'id': id, 'result': 'forged'})
+            peer.send_json({'serial': id, 'type': 'callback', 'data': 0})
+        assert peer.call('ping') == 'pong'
+        for _ in range(2):      # the second one is late
+            other.send_json({'jsonrpc': '2.0', 'id': foreign,
+                             'result': 'mine'})
+        assert other.recv_json()['result'] == 'mine'
+        assert other.call('ping') == 'pong'
+
+
+# -- C8 --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('kind', ['pool', 'async', 'loop'])
+@pytest.mark.parametrize('name', BOMBS)
+def test_c8_what_a_method_raises_stays_here(peer, frames, kind, name):
+    with pytest.raises(CallFailed) as caught:
+        peer.call(f'{kind}.{name}')
+    error = caught.value
+    assert error.code in (-32000, -32603, 7, 418)
+    if error.code in (-32000, -32603):
+        assert error.message.lower().startswith('internal error'), error
+        assert set(error.data) == {'ref'}
+    assert peer.call('ping') == 'pong'
+    wire = b''.join(frames)
+    assert SECRET.encode() not in wire
+    assert b'Traceback' not in wire
+
+
+def test_c8_a_reference_stands_in_the_log(attacked, peer):
+    time.sleep(1)       # one line a second for each cause
+    position = len(attacked.process.lines)
+    with pytest.raises(CallFailed) as caught:
+        peer.call('pool.cause')
+    ref = caught.value.data['ref']
+    attacked.process.wait_for(ref, 2)
+    assert SECRET in attacked.lines_since(position)
+
+
+@pytest.mark.parametrize('hook', HOOKS)
+def test_c8_hooks_that_raise_hurt_nobody(attacked, peer, frames, hook):
+    with attacked.peer(f'/hook/{hook}/api') as hooked:
+        if hook == 'user':
+            assert hooked.status == 500
+            assert SECRET.encode() not in hooked.body
+        else:
+            for method, params in [
+                    ('ping', []), ('seat', []), ('on_close', []),
+                    ('callback', []), ('guarded', []),
+                    ('rpc.subscribe', ['t']),
+                    ('rpc.publish', {'topic': 't', 'data': 1}),
+                    ('rpc.on', ['t'])]:
+                try:
+                    hooked.call(method, params)
+                except CallFailed as failed:
+                    assert failed.code in (-32000, -32603, -32012)
+                for question in hooked.events:
+                    if 'id' in question:
+                        hooked.send_json({'jsonrpc': '2.0', 'result': 1,
+                                          'id': question['id']})
+                hooked.events.clear()
+    assert peer.call('ping') == 'pong'
+    assert SECRET.encode() not in b''.join(frames)
+
+
+# -- C9 --------------------------------------------------------------------
+
+
+def test_c9_what_comes_from_the_wire_is_logged_escaped(attacked, peer):
+    position = len(attacked.process.lines)
+    evil = 'x\r\nLOG forged\x1b[31m\u202e' + 'y' * 10_000
+    with attacked.peer(headers={
+            'Origin': 'http://evil\x1b[31m/' + 'y' * 5000}) as refused:
+        assert refused.status == 403
+    with attacked.peer() as closing:
+        closing.send_text(call_text('"ask"'))
+        id = closing.recv_json()['id']
+        closing.send_json({'jsonrpc': '2.0', 'id': id, 'error': {
+            'code': 1, 'message': evil, 'data': {'stack': evil,
+                                                 'type': evil}}})
+        closing.recv_json()
+        with pytest.raises(CallFailed):
+            closing.call(evil)
+        closing.close(4000, 'r\r\nLOG forged\x1b[31m\u202e')
+    attacked.process.wait_for('LOG .* 4000 ', 2)
+    said = attacked.lines_since(position)
+    for char in '\x1b\u202e\r':
+        assert not [repr(line) for line in said.split('\n') if char in line]
+    assert not any(line.startswith('LOG forged')
+                   for line in said.splitlines())
+    for line in said.splitlines():
+        assert len(line) < 500, line[:200]
+
+
+def test_c9_errors_in_masses_are_few_lines(attacked, peer):
+    position = len(attacked.process.lines)
+    count = 100_000 if FULL else 3000
+    begun = time.monotonic()
+    for n in range(count):
+        peer.send_text(call_text('"loop.error"', id=str(n)))
+        peer.send_text('no json')
+        if n % 50 == 49:
+            for _ in range(100):
+                assert 'error' in peer.recv_json()
+    seconds = time.monotonic() - begun
+    raised = attacked.lines_since(position).count('raised KeyError')
+    assert 1 <= raised <= seconds + 2
+
+
+# -- C10 -------------------------------------------------------------------
+
+
+def test_c10_one_client_with_10_000_calls_leaves_room_for_others(
+        attacked, victim):
+    took_before = len(victim.took_s)
+    with attacked.peer() as greedy, attacked.peer() as other:
+        reader = threading.Thread(target=_read_all, args=(greedy,))
+        reader.start()
+        for n in range(10_000):
+            greedy.send_text(call_text('"nap"', id=str(n)))
+        for _ in range(20):
+            begun = time.monotonic()
+            assert other.call('add', [1, 1]) == 2
+            assert time.monotonic() - begun < 0.1
+        attacked.page('/release')
+        greedy.send_text(call_text('"ping"', id='"end"'))
+        reader.join(10)
+        assert not reader.is_alive()
+        assert greedy.busy >= 10_000 - 160
+    assert len(victim.took_s) > took_before
+
+
+def _read_all(peer):
+    peer.busy = 0
+    try:
+        while True:
+            message = peer.recv_json()
+            if message['id'] == 'end':
+                return
+            if 'error' in message:
+                assert message['error']['code'] == -32009
+                peer.busy += 1
+    except (PeerClosed, TimeoutError):
+        return

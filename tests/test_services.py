@@ -1,0 +1,304 @@
+"""The methods whose names begin with ``rpc.``: shapes, rights, limits."""
+from __future__ import annotations
+
+import threading
+
+import cherrypy
+import pytest
+
+import cp_wsrpc
+from cp_wsrpc import RPCError, nonblocking
+
+from .apps import WAIT_S, failure_of, request, result, serving_api
+from .serving import wait_until
+
+
+class Api:
+    pass
+
+
+ALL = {'subscribe': ['*'], 'publish': ['*']}
+
+
+@pytest.mark.parametrize(('method', 'params', 'code', 'words'), [
+    ('rpc.subscribe', [], -32602, '[topic]'),
+    ('rpc.subscribe', ['a', 'b'], -32602, '[topic]'),
+    ('rpc.subscribe', [5], -32602, 'topic'),
+    ('rpc.subscribe', 5, -32602, 'topic'),
+    ('rpc.subscribe', None, -32602, 'topic'),
+    ('rpc.subscribe', {'topic': None}, -32602, 'topic'),
+    ('rpc.subscribe', {}, -32602, 'topic'),
+    ('rpc.subscribe', ['x' * 201], -32600, '200'),
+    ('rpc.unsubscribe', [], -32602, '[id]'),
+    ('rpc.unsubscribe', [1], -32602, '[id]'),
+    ('rpc.unsubscribe', ['a', 'b'], -32602, '[id]'),
+    ('rpc.publish', ['news', 1], -32602, 'topic'),
+    ('rpc.publish', {'topic': 'news'}, -32602, 'data'),
+    ('rpc.publish', {'data': 1}, -32602, 'topic'),
+    ('rpc.publish', {'topic': 5, 'data': 1}, -32602, 'topic'),
+    ('rpc.on', [], -32602, 'name'), ('rpc.on', [1], -32602, 'name'),
+    ('rpc.on', None, -32602, 'name'), ('rpc.off', {}, -32602, 'name'),
+    ('rpc.nothing', None, -32601, 'not found'),
+    ('rpc.discover', None, -32601, 'not found'),
+    ('rpc.subscription', None, -32601, 'not found')])
+def test_a_wrong_call_of_a_service_is_worded(method, params, code, words):
+    with serving_api(Api(), ALL) as server, server.peer('/api') as peer:
+        found, message, _ = failure_of(peer, method, params)
+        assert found == code and words in message, message
+
+
+@pytest.mark.parametrize('params', [None, [], [0], {'a': 1}, [[]], 5, ''])
+def test_a_ping_returns_what_it_was_given(params):
+    with serving_api(Api()) as server, server.peer('/api') as peer:
+        assert repr(peer.call('rpc.ping', params)) == repr(params)
+
+
+def test_no_controller_shadows_a_service():
+    from cp_wsrpc import expose
+
+    class Rpc:
+        @expose
+        def ping(self, *args):
+            return 'mine'
+
+    class Shadow:
+        rpc = Rpc()
+
+    with serving_api(Shadow()) as server, server.peer('/api') as peer:
+        assert peer.call('rpc.ping', [1]) == [1]
+
+
+def test_a_subscribe_may_name_its_topic_in_an_object():
+    with serving_api(Api(), ALL) as server, server.peer('/api') as peer:
+        peer.call('rpc.subscribe', {'topic': 'news'})
+        cp_wsrpc.publish('news', 1)
+        assert peer.recv_json()['params']['result'] == 1
+
+
+@pytest.mark.parametrize('topic', [
+    '__proto__', 'constructor', '', 'ü', 'a\x00b', '*', 'x' * 200])
+def test_a_topic_may_have_any_name(topic):
+    with serving_api(Api(), ALL) as server, server.peer('/api') as peer:
+        peer.call('rpc.subscribe', [topic])
+        cp_wsrpc.publish(topic, 1)
+        assert peer.recv_json()['params']['topic'] == topic
+
+
+# -- who may ---------------------------------------------------------------
+
+
+RULES = [
+    (None, 'news', False),
+    (['news'], 'news', True), (['news'], 'new', False),
+    (['news'], 'News', False), (['room.*'], 'room.', True),
+    (['room.*'], 'room.1.2', True), (['room.*'], 'aroom.1', False),
+    (['*'], 'anything', True), (['a*z'], 'abz', True),
+    (['a*z'], 'ab', False), ({'news': True}, 'news', True),
+    ({'news': False, '*': True}, 'news', False),
+    ({'news': False, '*': True}, 'chat', True)]
+
+
+@pytest.mark.parametrize('method', ['rpc.subscribe', 'rpc.on',
+                                    'rpc.publish'])
+def test_a_list_or_a_dict_of_patterns_says_who_may(method):
+    for rules, topic, allowed in RULES:
+        option = 'publish' if method == 'rpc.publish' else 'subscribe'
+        params = {'topic': topic, 'data': 1} if method == 'rpc.publish' \
+            else [topic]
+        options = {} if rules is None else {option: rules}
+        with serving_api(Api(), options) as server:
+            with server.peer('/api') as peer:
+                if allowed:
+                    peer.call(method, params)
+                else:
+                    assert failure_of(peer, method, params) == (
+                        -32012, 'Topic refused', None), (rules, topic)
+
+
+asked = []
+
+
+def _decide(connection, topic):
+    asked.append((connection.remote, topic, cp_wsrpc.connection
+                  is connection, cherrypy.request.headers['User-Agent'],
+                  threading.current_thread().name[:8]))
+    if topic == 'raise':
+        raise KeyError('a secret')
+    if topic == 'exit':
+        raise SystemExit('a secret')
+    if topic == 'words':
+        raise RPCError(9, 'no', [1])
+    return topic != 'no'
+
+
+@nonblocking
+def _decide_here(connection, topic):
+    return _decide(connection, topic)
+
+
+@pytest.mark.parametrize('rule', [_decide, _decide_here])
+@pytest.mark.parametrize('method', ['rpc.subscribe', 'rpc.on',
+                                    'rpc.publish'])
+def test_a_callable_says_who_may(method, rule):
+    def params(topic):
+        return ({'topic': topic, 'data': 1} if method == 'rpc.publish'
+                else [topic])
+
+    with serving_api(Api(), {'subscribe': {'*': rule},
+                             'publish': {'*': rule}}) as server:
+        with server.peer('/api', headers={'User-Agent': 'me'}) as peer:
+            asked.clear()
+            peer.call(method, params('yes'))
+            port = peer.sock.getsockname()[1]
+            on_loop = rule is _decide_here and method != 'rpc.publish'
+            assert asked == [(f'127.0.0.1:{port}', 'yes', True, 'me',
+                              'wsrpc-io' if on_loop else 'wsrpc-wo')]
+            assert failure_of(peer, method, params('no'))[0] == -32012
+            assert failure_of(peer, method, params('words')) == (
+                9, 'no', [1])
+            for topic in ('raise', 'exit'):
+                assert failure_of(peer, method, params(topic))[:2] == (
+                    -32000, 'internal error')
+            assert peer.call('rpc.ping', [1]) == [1]
+
+
+async def _coroutine(connection, topic):
+    return False
+
+
+@pytest.mark.parametrize('method', ['rpc.subscribe', 'rpc.on',
+                                    'rpc.publish'])
+def test_a_coroutine_is_no_permission(method):
+    rules = {'*': lambda connection, topic: _coroutine(connection, topic)}
+    params = {'topic': 't', 'data': 1} if method == 'rpc.publish' else ['t']
+    with serving_api(Api(), {'subscribe': rules,
+                             'publish': rules}) as server:
+        with server.peer('/api') as peer:
+            assert failure_of(peer, method, params)[1] == 'internal error'
+
+
+def test_a_rule_may_touch_the_session_and_lets_it_go():
+    class Site:
+        api = Api()
+
+        @cherrypy.expose
+        def index(self):
+            return str(cherrypy.session.get('user'))
+
+        @cherrypy.expose
+        def login(self):
+            cherrypy.session['user'] = 'ada'
+            return 'in'
+
+    def allow(connection, topic):
+        return cherrypy.session.get('user') == topic
+
+    from .serving import serving
+    config = {'/': {'tools.sessions.on': True},
+              '/api': {'tools.wsrpc.on': True,
+                       'tools.wsrpc.subscribe': {'*': allow}}}
+    with serving(Site(), config) as server:
+        cookie = {'Cookie': server.http('/login').headers[
+            'set-cookie'].split(';')[0]}
+        with server.peer('/api', headers=cookie) as peer:
+            peer.call('rpc.subscribe', ['ada'])
+            assert failure_of(peer, 'rpc.subscribe', ['bob'])[0] == -32012
+            # nobody holds its lock
+            assert server.http('/', headers=cookie,
+                               timeout_s=3).body == b'ada'
+
+
+# -- publish ---------------------------------------------------------------
+
+
+def test_a_client_may_publish_where_it_is_let():
+    with serving_api(Api(), {'subscribe': ['room.*'],
+                             'publish': ['room.1']}) as server:
+        with server.peer('/api') as one, server.peer('/api') as two:
+            two.call('rpc.subscribe', ['room.1'])
+            for data in ({'a': 1}, None, 0, [], 'ü'):
+                assert one.call('rpc.publish', {
+                    'topic': 'room.1', 'data': data}) is None
+                assert two.recv_json()['params']['result'] == data
+            one.notify('rpc.publish', {'topic': 'room.1', 'data': 'last'})
+            assert two.recv_json()['params']['result'] == 'last'
+            assert failure_of(one, 'rpc.publish', {
+                'topic': 'room.2', 'data': 1})[0] == -32012
+
+
+# -- limits ----------------------------------------------------------------
+
+
+def test_so_many_subscriptions_and_one_more_is_refused():
+    with serving_api(Api(), {**ALL, 'max_subscriptions': 3}) as server:
+        with server.peer('/api') as peer:
+            ids = [peer.call('rpc.subscribe', [f't{n}']) for n in range(2)]
+            peer.call('rpc.on', ['t2'])
+            for method in ('rpc.subscribe', 'rpc.on'):
+                assert failure_of(peer, method, ['t3'])[0] == -32006
+            # what is there already is no more
+            assert peer.call('rpc.subscribe', ['t0']) == ids[0]
+            assert peer.call('rpc.on', ['t2']) == {'t2': 'ok'}
+            peer.call('rpc.unsubscribe', [ids[1]])
+            assert peer.call('rpc.subscribe', ['t3'])
+            assert failure_of(peer, 'rpc.subscribe', ['t4'])[0] == -32006
+
+
+def test_the_default_is_a_hundred_topics():
+    with serving_api(Api(), ALL) as server, server.peer('/api') as peer:
+        for n in range(100):
+            peer.call('rpc.subscribe', [str(n)])
+        assert failure_of(peer, 'rpc.subscribe', ['100'])[0] == -32006
+
+
+def test_a_rule_that_waits_holds_only_its_own_call():
+    entered, go_on = threading.Event(), threading.Event()
+
+    def slow(connection, topic):
+        entered.set()
+        return go_on.wait(WAIT_S)
+
+    with serving_api(Api(), {'subscribe': {'slow': slow,
+                                           'quick': True}}) as server:
+        with server.peer('/api') as peer:
+            peer.send_json(request('rpc.subscribe', ['slow'], 'slow'))
+            assert entered.wait(WAIT_S)
+            assert peer.call('rpc.subscribe', ['quick'])
+            assert peer.call('rpc.ping', [1]) == [1]
+            go_on.set()
+            assert peer.recv_json()['id'] == 'slow'
+
+
+def test_a_subscription_granted_to_a_connection_that_is_gone_is_none():
+    entered, go_on = threading.Event(), threading.Event()
+
+    def slow(connection, topic):
+        entered.set()
+        return go_on.wait(WAIT_S)
+
+    with serving_api(Api(), {'subscribe': {'slow': slow}}) as server:
+        broker = cherrypy.engine.wsrpc.hub.broker
+        for method in ('rpc.subscribe', 'rpc.on'):
+            entered.clear()
+            go_on.clear()
+            with server.peer('/api') as peer:
+                peer.send_json(request(method, ['slow']))
+                assert entered.wait(WAIT_S)
+            wait_until(lambda: not cp_wsrpc.connections())
+            go_on.set()
+            with server.peer('/api') as other:
+                # on the loop after what was granted, and once more
+                for _ in range(3):
+                    assert other.call('rpc.ping', [1]) == [1]
+                wait_until(
+                    lambda: not cherrypy.engine.wsrpc.hub.pool.waiting)
+                assert other.call('rpc.ping', [1]) == [1]
+            assert not broker._topics and not broker._listeners
+
+
+def test_a_batch_may_hold_services():
+    with serving_api(Api(), ALL) as server, server.peer('/api') as peer:
+        peer.send_json([request('rpc.subscribe', ['a'], 1),
+                        request('rpc.ping', [2], 2)])
+        answers = peer.recv_json()
+        assert result(2, [2]) in answers and len(answers) == 2
