@@ -131,7 +131,8 @@ def test_sigterm_under_load_flushes_replies_and_ends_in_time():
         for number, peer in enumerate(callers):
             peer.send_json(request(
                 'sleep_async' if number % 4 == 0 else 'sleep', seconds))
-        wait_until(lambda: callers[0].call('ping') == 'pong')
+        for peer in callers:        # what was sent before it has begun
+            assert peer.call('ping') == 'pong'
         begun = time.monotonic()
         process.send_signal(signal.SIGTERM)
         answers = [answer_close(peer) for peer in callers]
@@ -352,8 +353,8 @@ def test_hooks_run_even_if_the_pool_is_stuck(drain):
         for peer in peers:
             peer.send_json(request('stay', 'x'))
             assert gate.begun.acquire(timeout=5)
-        plain = server.peer('/ws')
-        peers.append(plain)
+        peers.append(server.peer('/ws'))
+        wait_until(lambda: len(cherrypy.engine.wsrpc.manager) == 3)
         thread = drain()
         for peer in peers:
             answer_close(peer)
@@ -370,6 +371,7 @@ def test_a_hook_that_does_not_return_is_not_waited_for_long(drain):
             'tools.wsrpc.on': True,
             'tools.wsrpc.handler_cls': Watched}}) as server:
         with server.peer('/ws') as peer:
+            wait_until(lambda: len(cherrypy.engine.wsrpc.manager))
             begun = time.monotonic()
             thread = drain()
             answer_close(peer)

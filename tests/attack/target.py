@@ -13,6 +13,7 @@ import os
 import sys
 import threading
 import time
+import traceback
 
 import cherrypy
 
@@ -69,9 +70,12 @@ def nested(depth=100_000):
     return value
 
 
+#: Made once and raised again and again, as programs do.
+ERROR = KeyError(SECRET)
+
 #: {name: a function that fails, or returns what is no JSON}
 BOMBS = {
-    'error': raising(KeyError(SECRET)), 'base': raising(Base(SECRET)),
+    'error': raising(ERROR), 'base': raising(Base(SECRET)),
     'exit': raising(SystemExit(SECRET)),
     'interrupt': raising(KeyboardInterrupt(SECRET)),
     'generator_exit': raising(GeneratorExit(SECRET)),
@@ -254,6 +258,8 @@ class Pages:
             'fds': len(os.listdir('/proc/self/fd')),
             'threads': threading.active_count(),
             'rss': pages * os.sysconf('SC_PAGE_SIZE'),
+            'frames': sum(1 for _ in traceback.walk_tb(
+                ERROR.__traceback__)),
             'sockets': len(cherrypy.engine.wsrpc.manager), **COUNTS})
 
     @cherrypy.expose

@@ -70,6 +70,7 @@ class Closing(RuleBasedStateMachine):
         super().__init__()
         self.peer = self.server.peer('/ws', timeout_s=WAIT_S)
         self.made = Noting.made.get(timeout=WAIT_S)
+        wait_until(lambda: self.made.state is State.OPEN, WAIT_S)
         self.enders: list[tuple[str, int]] = []
         self.first: tuple[str, int] | None = None
         self.to_server: list[bytes] = []
