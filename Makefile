@@ -4,6 +4,9 @@
 # make lint                     ruff and mypy alone
 # make test-all-pythons         what needs no browser, on PYTHONS
 # make picture                  the picture of the demo in the README
+# make attack                   the attacks in full size; takes long
+# make bench                    the figures, beside others'; half an hour:
+#                               make bench ARGS='--only calls --rounds 3'
 # make clean                    removes what these made, .venv too
 #
 # The virtual environment is made with PYTHON, 3.11 or newer; when it is not
@@ -23,7 +26,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_ROOT_USER_ACTION = ignore
 export PIP_QUIET = 1
 
-.PHONY: demo test lint test-all-pythons picture clean programs
+.PHONY: demo test attack bench lint test-all-pythons picture clean programs
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -35,6 +38,24 @@ test: lint programs
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/mypy --strict cp_wsrpc
+
+attack: $(VENV)/.test
+	WSRPC_FULL=1 $(BIN)/python -m pytest --timeout 900 tests/attack \
+	    tests/fuzz $(ARGS)
+
+# 10 000 idle connections and the load's own need file descriptors.
+bench: .venv-bench/.installed bench/node_modules/.installed
+	ulimit -n 20000; .venv-bench/bin/python -m bench $(ARGS)
+
+.venv-bench/.installed: bench/requirements.txt setup.cfg | $(BIN)/python
+	$(BIN)/python -m venv .venv-bench
+	.venv-bench/bin/python -m pip install -r bench/requirements.txt \
+	    -e '.[speed]'
+	touch $@
+
+bench/node_modules/.installed: bench/package.json bench/package-lock.json
+	cd bench && npm ci --no-audit --no-fund --loglevel=error \
+	    && touch node_modules/.installed
 
 picture: $(VENV)/.test
 	$(BIN)/python -m demo.picture
@@ -59,7 +80,8 @@ test-all-pythons:
 	done
 
 clean:
-	rm -rf .venv .venv-* build dist *.egg-info $(JS)/node_modules
+	rm -rf .venv .venv-* build dist *.egg-info
+	rm -rf $(JS)/node_modules bench/node_modules
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find cp_wsrpc tests demo -name __pycache__ -prune -exec rm -rf {} +
 
