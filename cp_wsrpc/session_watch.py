@@ -6,7 +6,7 @@
     WebSocket._report_end -> leave |  second -> gone -> close 4401
 
 However many sockets a session has (tabs, reconnects), it is looked at
-once.  RAM sessions are looked at by the loop itself, in slices (0.3 us
+once.  RAM sessions are looked at by the loop itself, in slices (0.5 us
 each); all others may block, so one thread, ``wsrpc-sessions``, looks at
 them, and rests at least as long as it looked: a slow store is asked less
 often, not all the time.  The thread and the loop's timer are there only
@@ -35,7 +35,7 @@ log = logging.getLogger('cp_wsrpc.session_watch')
 
 #: Between the begins of two rounds.
 PERIOD_S = 0.5
-#: RAM sessions per turn of the loop, at most: 1.5 ms.
+#: RAM sessions per turn of the loop, at most: 2.5 ms.
 SLICE = 5000
 TURNS = 4
 TURN_S = PERIOD_S / TURNS

@@ -590,7 +590,7 @@ def test_the_sizes_are_options_of_cherrypy() -> None:
 # -- the wire ---------------------------------------------------------------
 
 @pytest.mark.parametrize('name', [
-    'wire-jsonrpc', 'wire-wsrpc1', 'wire-wsrpc2', 'wire-topics'])
+    'wire-jsonrpc', 'wire-wsrpc1', 'wire-wsrpc2', 'wire-topics', 'wire-retry'])
 def test_the_wire_says_what_the_page_of_the_protocol_says(name: str) -> None:
     lines = [(line[:3], line[4:]) for line in block(name).splitlines()]
     assert {way for way, _ in lines} == {'-->', '<--'}

@@ -10,11 +10,13 @@ import cherrypy
 import pytest
 from cherrypy.lib.sessions import FileSession, RamSession
 
+import cp_wsrpc
 from cp_wsrpc import session_watch
 from cp_wsrpc.host_session import SessionKey
 from cp_wsrpc.session_watch import SessionWatch
 
 from .apps import starting_quickly
+from .browsing import chromium
 from .rawhttp import http_request
 from .rawpeer import CLOSE, RawPeer
 from .serving import free_port, serving, spawn, wait_until
@@ -148,7 +150,7 @@ def test_a_session_that_is_used_goes_on(folder):
         cookie = sign_in(server)
         rounds = Rounds()
         with server.peer('/api', headers=cookie) as peer, rounds.counted():
-            for _ in range(3):
+            for _ in range(2):
                 rounds.wait_for_next()
                 visit(server, '/touch', cookie)
             rounds.wait_for_next()
@@ -414,3 +416,44 @@ def test_without_sessions_it_says_so_and_a_plain_get_is_as_before():
         assert (answer.status, answer.body) == (200, b'{"keepAliveMs":0}')
         assert answer.headers['cache-control'] == 'no-store'
         assert server.http('/api').status == 426
+
+
+@pytest.fixture(scope='module')
+def browser(need):
+    with chromium(need('chromium')) as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(browser):
+    with contextlib.closing(browser.new_context()) as context:
+        yield context.new_page()
+
+
+def test_a_page_signs_in_reconnects_and_keeps_its_session(page):
+    with site(**{'tools.sessions.timeout': 2}) as server:
+        page.goto(server.url('/page'))
+        page.evaluate("""() => {
+            window.closes = [];
+            window.rpc = WSRPC('/api', {keepAliveMs: 1000});
+            rpc.addEventListener('close', (closed) => closes.push(closed));
+            rpc.connect();
+        }""")
+        assert page.evaluate('rpc.call("who")') is None
+        page.evaluate('fetch("/login").then(() => rpc.reconnect())')
+        assert page.evaluate('rpc.call("who")') == 'ada'
+        key = wait_until(lambda: _bound())[0].handshake.session_key
+        renewed = key.read_expiry() + datetime.timedelta(seconds=0.5)
+        cookie = page.context.cookies()[0]['expires']
+        wait_until(lambda: key.read_expiry() > renewed, what='the renewal')
+        wait_until(lambda: page.context.cookies()[0]['expires'] > cookie,
+                   what='a newer cookie')
+        # Its session ends: it is told so, and is back as a guest.
+        page.evaluate('fetch("/logout")')
+        page.wait_for_function('closes.some(({code}) => code === 4401)')
+        assert page.evaluate('rpc.call("who")') is None
+        page.context.close()
+
+
+def _bound():
+    return [one for one in cp_wsrpc.connections() if one.user == 'ada']

@@ -8,7 +8,8 @@ import WSRPC, {
 import type { Closed, Options, State, WSRPC as Client } from '/api/wsrpc.mjs';
 
 const options: Options = {
-  reconnectDelayMs: 5000, timeoutMs: 0, protocols: ['jsonrpc'], WebSocket,
+  reconnectDelayMs: 5000, timeoutMs: 0, keepAliveMs: null,
+  protocols: ['jsonrpc'], WebSocket,
   fetch, window, debug: console.debug,
 };
 const clients: Client[] = [
@@ -27,7 +28,7 @@ interface Sum { total: number }
 export async function main(): Promise<void> {
   const none: any = await rpc.call('f');
   const sum: Sum = await rpc.call<Sum>('total.add', { n: 5 }, {
-    timeoutMs: 5000,
+    timeoutMs: 5000, idempotencyKey: true,
   });
   const value: number = await rpc.proxy.calc.add(1, 2);
   // @ts-expect-error awaiting the proxy itself calls nothing
@@ -99,6 +100,7 @@ const once: () => void = rpc.onEvent('onerror', (error) => {
 });
 rpc.removeEventListener('onerror', once);
 rpc.connect();
+rpc.reconnect();
 const { pending, queued, unknownReplies } = rpc.stats;
 console.log(pending + queued + unknownReplies, rpc.url, next);
 rpc.close(4000, 'done');

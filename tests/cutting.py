@@ -1,0 +1,146 @@
+"""A TCP proxy that cuts a connection at a given byte (threats D10).
+
+::
+
+    with cutting(server.port) as proxy:
+        url = proxy.url('/api', Cut('up', 17, 'reset'))
+
+Bytes are counted from the end of the handshake.  ``'up'``: the server gets
+17 bytes and no more; ``'down'``: the client does.  The URL carries the cut,
+which is made once: the connection that follows is left whole.
+"""
+from __future__ import annotations
+
+import contextlib
+import itertools
+import re
+import select
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from typing import NamedTuple
+
+__all__ = ['Cut', 'Proxy', 'cutting']
+
+
+class Cut(NamedTuple):
+    """``how``: 'close' (FIN) or 'reset' (RST), towards both."""
+
+    direction: str
+    at: int
+    how: str = 'close'
+
+
+class Proxy:
+    def __init__(self, target_port: int) -> None:
+        self._target_port = target_port
+        self._ids = itertools.count(1)
+        self._lock = threading.Lock()       # guards the two sets
+        self._done: set[str] = set()
+        self._open: set[socket.socket] = set()
+        self.connections = 0
+        self._listener = socket.create_server(('127.0.0.1', 0), backlog=128)
+        self.port: int = self._listener.getsockname()[1]
+        self._threads: list[threading.Thread] = []
+        self._acceptor = threading.Thread(target=self._accept, daemon=True)
+        self._acceptor.start()
+
+    def url(self, path: str, cut: Cut) -> str:
+        """The WebSocket URL whose first connection is cut so."""
+        return (f'ws://127.0.0.1:{self.port}{path}?cut={next(self._ids)}-'
+                f'{cut.direction}-{cut.at}-{cut.how}')
+
+    def stop(self) -> None:
+        # A close alone does not wake who waits in accept().
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._acceptor.join(5)
+        with self._lock:
+            for sock in self._open:
+                with contextlib.suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(5)
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                sock, _ = self._listener.accept()
+                thread = threading.Thread(target=self._serve, args=(sock,),
+                                          daemon=True)
+                self._threads.append(thread)
+                thread.start()
+
+    def _serve(self, client: socket.socket) -> None:
+        server = socket.create_connection(('127.0.0.1', self._target_port))
+        with self._lock:
+            self._open |= {client, server}
+            self.connections += 1
+        how = 'close'
+        try:
+            head = _pass_head(client, server)
+            _pass_head(server, client)
+            cut = self._cut_of(head)
+            if _pump(client, server, cut) and cut is not None:
+                how = cut.how
+        except OSError:
+            pass            # one of the two has gone
+        finally:
+            with self._lock:
+                self._open -= {client, server}
+            for sock in (client, server):
+                if how == 'reset':
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER,
+                                    struct.pack('ii', 1, 0))
+                sock.close()
+
+    def _cut_of(self, head: bytes) -> Cut | None:
+        found = re.search(rb'cut=(\d+-(\w+)-(\d+)-(\w+))', head)
+        if found is None:
+            return None
+        with self._lock:
+            if found[1].decode() in self._done:
+                return None
+            self._done.add(found[1].decode())
+        return Cut(found[2].decode(), int(found[3]), found[4].decode())
+
+
+def _pass_head(source: socket.socket, target: socket.socket) -> bytes:
+    head = b''
+    while not head.endswith(b'\r\n\r\n'):
+        byte = source.recv(1)
+        if not byte:
+            raise ConnectionError('the head has no end')
+        head += byte
+    target.sendall(head)
+    return head
+
+
+def _pump(client: socket.socket, server: socket.socket, cut: Cut | None,
+          ) -> bool:
+    """Pass bytes on until an end, or the cut; whether it was that."""
+    left = {client: cut.at if cut and cut.direction == 'up' else None,
+            server: cut.at if cut and cut.direction == 'down' else None}
+    while 0 not in left.values():
+        for source in select.select([client, server], [], [])[0]:
+            data = source.recv(65536)
+            if not data:
+                return False
+            data = data[:left[source]]
+            (server if source is client else client).sendall(data)
+            if left[source] is not None:
+                left[source] -= len(data)
+                if not left[source]:
+                    break
+    return True
+
+
+@contextlib.contextmanager
+def cutting(target_port: int) -> Iterator[Proxy]:
+    """Run a proxy before 127.0.0.1:target_port."""
+    proxy = Proxy(target_port)
+    try:
+        yield proxy
+    finally:
+        proxy.stop()
