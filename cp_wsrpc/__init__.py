@@ -54,6 +54,8 @@ if TYPE_CHECKING:
     from .client import Client
     from .messages import Call
     from .peer import Peer
+    # Not in __all__: it is there with cp_wsrpc[redis] only.
+    from .redis_broker import Publisher as Publisher
 
     call: Call
     connection: Peer
@@ -122,6 +124,8 @@ def __getattr__(name: str) -> Any:
         return _running_call()
     if name == 'Client':
         return import_module('.client', __name__).Client
+    if name == 'Publisher':
+        return import_module('.redis_broker', __name__).Publisher
     if name == 'testing':
         return import_module('.testing', __name__)
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

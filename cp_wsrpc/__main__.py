@@ -8,6 +8,8 @@
     "Hello Ada"
     $ python -m cp_wsrpc listen ws://localhost:8080/api news
     {"topic": "news", "data": {"msg": "hi"}}
+    $ python -m cp_wsrpc publish redis://localhost:6379/0 news '{"msg": "hi"}'
+    {"epoch": "kX3pQ9_a", "offset": 9}
 """
 from __future__ import annotations
 
@@ -26,8 +28,8 @@ from typing import Any
 import msgspec
 
 from .client import Client, Publication
-from .errors import (CallTimeout, ConnectionLostError, RemoteError,
-                     WsrpcError)
+from .errors import (BrokerUnavailable, CallTimeout, ConfigError,
+                     ConnectionLostError, RemoteError, WsrpcError)
 from .logs import escape
 
 __all__ = ['main']
@@ -95,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar='COMMAND', required=True)
     _add_call(commands)
     _add_listen(commands)
+    _add_publish(commands)
     return parser
 
 
@@ -129,10 +132,34 @@ def _add_listen(commands: Any) -> None:
     command.set_defaults(run=_listen)
 
 
-def _add_connection(command: argparse.ArgumentParser) -> None:
+def _add_publish(commands: Any) -> None:
+    command = commands.add_parser(
+        'publish', help='send an event to all who subscribed to a topic',
+        description='Send an event to all who subscribed to a topic, and '
+                    'print its position, or null on a topic without '
+                    'history.  Through an endpoint that lets its clients '
+                    'publish there (tools.wsrpc.publish), or through the '
+                    'Redis of the servers.',
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    _add_connection(command, ', or redis://host:6379/0 as '
+                             'engine.wsrpc.broker')
+    command.add_argument('topic', metavar='TOPIC')
+    command.add_argument('data', metavar='JSON',
+                         help='\'{"msg": "hi"}\', 5, \'"text"\'')
+    command.add_argument('--key', help='whose newest event it is, where '
+                         'only that is kept (mode "latest"); Redis only')
+    command.add_argument('--timeout', type=float, default=30.0, metavar='S',
+                         help='seconds for all of it (30); 0: no limit')
+    command.set_defaults(run=_publish)
+
+
+def _add_connection(command: argparse.ArgumentParser,
+                    more: str = '') -> None:
     command.add_argument('url', metavar='URL',
                          help='ws://host:8080/api, wss://, http://, '
-                              'https:// or ws+unix:///run/app.sock:/api')
+                              'https:// or ws+unix:///run/app.sock:/api'
+                              + more)
     command.add_argument('-H', '--header', action='append', default=[],
                          metavar='"NAME: VALUE"',
                          help='of the handshake, a Cookie say; repeatable')
@@ -205,6 +232,40 @@ def _read_json(text: str) -> Any:
     except (ValueError, RecursionError, UnicodeEncodeError):
         raise _Usage(f'{text!r} is not JSON; a text is written '
                      f"'{json.dumps(text)}'") from None
+
+
+# -- publish -----------------------------------------------------------------
+
+def _publish(options: argparse.Namespace) -> Exit:
+    data = _read_json(options.data)
+    if options.url.startswith(('redis://', 'rediss://', 'unix://')):
+        position = _publish_to_redis(options, data)
+    else:
+        if options.key is not None:
+            raise _Usage('--key is for redis:// URLs only')
+        with _client_for(options) as client:
+            try:
+                position = client.publish(options.topic, data).result(
+                    options.timeout or None)
+            except RemoteError as error:
+                raise RemoteError(f'{options.topic}: {error}') from None
+    _print_json(position)
+    return Exit.DONE
+
+
+def _publish_to_redis(options: argparse.Namespace, data: Any) -> Any:
+    try:
+        from .redis_broker import Publisher
+    except ImportError as error:
+        raise _Usage(f"{error}: pip install 'cp_wsrpc[redis]'") from None
+    try:
+        with Publisher(options.url) as publisher:
+            position = publisher.publish(options.topic, data, options.key)
+    except ConfigError as error:
+        raise _Usage(str(error)) from None
+    except BrokerUnavailable as error:
+        raise ConnectionLostError(str(error)) from None
+    return position and position._asdict()
 
 
 # -- listen ------------------------------------------------------------------

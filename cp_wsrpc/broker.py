@@ -1,12 +1,9 @@
 """Topics and who hears them.  Layer 2.
 
 A push goes one way: :meth:`Broker.publish` (any thread) encodes the data,
-hands it to the backend, which orders it, keeps it (``history``) and gives
-it back through ``deliver``, which has the loop queue it for the
+hands it to the backend (``backend``), which orders it, keeps it and gives
+it back through :meth:`Broker.deliver`, which has the loop queue it for the
 subscribers.
-
-:class:`Backend` is the contract; :class:`MemoryBackend` is the one of a
-single process, ``redis_broker`` that of several.
 
 Subscribers are touched on the loop's thread only (``topics``), so the
 fan-out reads them without a lock.
@@ -14,179 +11,44 @@ fan-out reads them without a lock.
 from __future__ import annotations
 
 import itertools
-import logging
 import threading
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
+from .backend import MAX_EVENT_BYTES, Backend
 from .conversation import server_ids
 from .dialects import Dialect, encode_json
 from .errors import Busy, MessageTooBig, Overloaded, TooManySubscriptions
 from .framing import Framer
-from .history import MAX_RECOVERED_EVENTS, History, Position, Recovery
+from .history import MAX_RECOVERED_EVENTS, Position, Recovery
 from .messages import NO_ID, Event
-from .options import TopicRules
 from .topics import Arrival, Topic, is_seen
 
 if TYPE_CHECKING:
     from .peer import Peer
 
-__all__ = ['Arrival', 'Backend', 'Broker', 'Feed', 'MemoryBackend',
-           'Position', 'resync']
+__all__ = ['Broker', 'encode_event']
 
-log = logging.getLogger('cp_wsrpc.broker')
-
-MAX_EVENT_BYTES = 4 << 20
 #: Longer than it takes the loop to spread all that may wait for it.
 LOOP_WAIT_S = 5.0
 
 
-class Feed(Protocol):
-    """What a backend tells a process of; :class:`Broker` implements it.
-
-    From one thread at a time, in the order of the feed.
-    """
-
-    def deliver(self, event: Event) -> None:
-        """Give an event to those who subscribed.  Raises Overloaded."""
-
-    def hear(self, what: str, text: bytes) -> None:
-        """What :meth:`Backend.tell` was given in some process."""
-
-    def known_positions(self) -> list[tuple[str, Position]]:
-        """(topic, up to where it was delivered), for each with hearers.
-
-        Waits until all has been delivered that was given before.  Raises
-        Overloaded if that takes too long.
-        """
-
-    def reset(self, topic: str, position: Position) -> None:
-        """A topic's events between are lost: tell its subscribers."""
-
-
-class Backend(Protocol):
-    """Orders what is published, keeps it, and gives it to every process."""
-
-    #: ``publish``, ``recover`` and ``tell`` may wait for a service, so
-    #: they are not called on the loop's thread; there are more processes.
-    is_shared: bool
-
-    def start(self, feed: Feed) -> None:
-        """From now on call ``feed.deliver(event)`` for every event."""
-
-    def stop(self) -> None:
-        """Call nothing any more."""
-
-    def mode(self, topic: str) -> str | None:
-        """``'stream'``, ``'latest'``, ``'volatile'``; None: no rule."""
-
-    def publish(self, topic: str, text: bytes, key: str | None,
-                ) -> Position | None:
-        """Take JSON text; its position on a topic with history, or None.
-
-        Raises BrokerUnavailable, Overloaded.
-        """
-
-    def recover(self, topic: str, since: Position | None, max_events: int,
-                max_bytes: int) -> Recovery | None:
-        """As :meth:`cp_wsrpc.history.History.recover`.
-
-        Raises BrokerUnavailable.
-        """
-
-    def tell(self, what: str, text: bytes) -> None:
-        """Have every process ``hear(what, text)``, this one too."""
-
-
-class MemoryBackend:
-    """One process: what is published is delivered, in order.
-
-    ``_lock`` guards the history and makes one order of it for all
-    subscribers, whichever threads publish; ``deliver`` under it only
-    appends to the loop's deque.
-    """
-
-    is_shared = False
-
-    def __init__(self, topics: TopicRules | None = None) -> None:
-        self._lock = threading.Lock()
-        self._history = History(topics or TopicRules())
-        self._feed: Feed | None = None
-        #: events of volatile topics that the loop was too late for
-        self.dropped = 0
-
-    def start(self, feed: Feed) -> None:
-        self._feed = feed
-
-    def stop(self) -> None:
-        self._feed = None
-
-    def mode(self, topic: str) -> str | None:
-        retention = self._history.retention(topic)
-        return retention.mode if retention is not None else None
-
-    def publish(self, topic: str, text: bytes, key: str | None = None,
-                ) -> Position | None:
-        with self._lock:
-            feed = self._feed
-            if feed is None:
-                return None
-            before = self._history.position(topic)
-            if before is None:
-                self._deliver_unkept(feed, Event(topic, text))
-                return None
-            epoch, offset = before
-            # First, since it may raise Overloaded: then nothing is kept,
-            # and no offset given away that nobody would ever see.
-            feed.deliver(Event(topic, text, offset + 1, epoch))
-            return self._history.append(topic, text, key)
-
-    def _deliver_unkept(self, feed: Feed, event: Event) -> None:
-        try:
-            feed.deliver(event)
-        except Overloaded:
-            if self.mode(event.topic) != 'volatile':
-                raise
-            self.dropped += 1
-
-    def recover(self, topic: str, since: Position | None,
-                max_events: int = MAX_RECOVERED_EVENTS,
-                max_bytes: int = 2 << 20) -> Recovery | None:
-        with self._lock:
-            return self._history.recover(topic, since, max_events,
-                                         max_bytes)
-
-    def tell(self, what: str, text: bytes) -> None:
-        if self._feed is not None:
-            self._feed.hear(what, text)
-
-
-def resync(recover: Callable[[str, Position | None, int, int],
-                             Recovery | None], feed: Feed) -> None:
-    """Something of the feed was lost: bring all topics up to date.
-
-    What is missing is delivered from the history where that has it all,
-    else the subscribers are told.  For backends, in the order of the feed;
-    what of it comes again is dropped as seen.  ``recover`` is as
-    :meth:`Backend.recover`.  Raises as it and :meth:`Feed.deliver` do; then
-    it is to be done again.
-    """
-    for topic, since in feed.known_positions():
-        found = recover(topic, since, MAX_RECOVERED_EVENTS,
-                        MAX_EVENT_BYTES)
-        if found is None:
-            continue
-        if not found.recovered:
-            feed.reset(topic, found.position)
-        for offset, text in found.events:
-            feed.deliver(Event(topic, text, offset, found.position.epoch))
+def encode_event(data: Any, key: str | None = None) -> bytes:
+    """The text of an event; raises as :meth:`Broker.publish` does."""
+    if key is not None and not isinstance(key, str):
+        raise TypeError(f'key = {key!r}: must be a str')
+    text = encode_json(data)
+    if len(text) > MAX_EVENT_BYTES:
+        raise MessageTooBig(f'{len(text)} bytes in one event; '
+                            f'{MAX_EVENT_BYTES} are allowed')
+    return text
 
 
 class Broker:
-    """The process's topics; what a backend feeds.
+    """The process's topics; the :class:`cp_wsrpc.backend.Feed` of it.
 
-    ``publish``, ``recover``, ``tell`` and what :class:`Feed` names: any
-    thread.  The rest, and what ``fan_out`` calls back: the loop's thread.
+    ``publish``, ``recover``, ``tell`` and what a ``Feed`` has: any thread.
+    The rest, and what ``fan_out`` calls back: the loop's thread.
 
     ``fan_out(targets, size)`` is :meth:`cp_wsrpc.ioloop.IOLoop.fan_out`;
     ``heard(what, text)`` is called with what some process has told all.
@@ -233,13 +95,7 @@ class Broker:
         when the loop is far behind, BrokerUnavailable: the publisher's to
         handle; a peer's fault never reaches him.
         """
-        if key is not None and not isinstance(key, str):
-            raise TypeError(f'key = {key!r}: must be a str')
-        text = encode_json(data)
-        if len(text) > MAX_EVENT_BYTES:
-            raise MessageTooBig(f'{len(text)} bytes in one event; '
-                                f'{MAX_EVENT_BYTES} are allowed')
-        return self._backend.publish(topic, text, key)
+        return self._backend.publish(topic, encode_event(data, key), key)
 
     def recover(self, topic: str, since: Position | None,
                 max_bytes: int) -> Recovery | None:

@@ -40,7 +40,7 @@ from .errors import ConfigError
 from .options import TopicRules
 
 __all__ = ['History', 'MAX_RECOVERED_EVENTS', 'Position', 'Recovery',
-           'Retention', 'find_retention', 'new_epoch', 'read_rules']
+           'Retention', 'Stream', 'find_retention', 'new_epoch', 'read_rules']
 
 #: A longer gap is answered ``recovered: false``: to load the state anew is
 #: less work for both sides then.
@@ -142,8 +142,8 @@ def new_epoch() -> str:
     return secrets.token_urlsafe(6)
 
 
-class _Stream:
-    """One topic's.
+class Stream:
+    """One topic's; for :class:`History`, others read ``epoch``, ``offset``.
 
     ``fresh``   the streams of its rule that hold events
     ``silent``  it stands in ``History._silent`` instead
@@ -154,7 +154,7 @@ class _Stream:
                  'offset', 'retention', 'silent', 'used')
 
     def __init__(self, retention: Retention,
-                 fresh: OrderedDict[str, _Stream]) -> None:
+                 fresh: OrderedDict[str, Stream]) -> None:
         self.retention = retention
         self.fresh = fresh
         self.silent = True
@@ -222,7 +222,7 @@ class _Stream:
 class History:
     """The streams of one process.
 
-    Not locked: ``broker.MemoryBackend`` calls it under its own lock.
+    Not locked: ``backend.MemoryBackend`` calls it under its own lock.
 
     ``clock``           seconds that never go back
     ``forget_after_s``  a stream that nobody has written or asked for so
@@ -238,13 +238,13 @@ class History:
         self._clock = clock
         self._forget_after_s = forget_after_s
         self._max_streams = max_streams
-        self._streams: dict[str, _Stream] = {}
+        self._streams: dict[str, Stream] = {}
         # Each stream stands in one of these: in _fresh, by rule, if it
         # may hold events, and these expire in their order since one rule
         # has one TTL; else in _silent, by its last use.  So _sweep looks
         # at the first ones, and no publish pays for the number of topics.
-        self._fresh: dict[Retention, OrderedDict[str, _Stream]] = {}
-        self._silent: OrderedDict[str, _Stream] = OrderedDict()
+        self._fresh: dict[Retention, OrderedDict[str, Stream]] = {}
+        self._silent: OrderedDict[str, Stream] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -259,7 +259,7 @@ class History:
         Makes the stream, if it is not there: who is told a position
         before the first event can ask for what came since.
         """
-        stream = self._find(topic, self._clock())
+        stream = self.open(topic)
         if stream is None:
             return None
         return Position(stream.epoch, stream.offset)
@@ -270,10 +270,19 @@ class History:
 
         ``key``: whose newest event it is, in mode "latest".
         """
-        now = self._clock()
-        stream = self._find(topic, now)
+        stream = self.open(topic)
         if stream is None:
             return None
+        return self.keep(topic, stream, text, key)
+
+    def open(self, topic: str) -> Stream | None:
+        """The topic's stream, for a :meth:`keep` that may follow."""
+        return self._find(topic, self._clock())
+
+    def keep(self, topic: str, stream: Stream, text: bytes,
+             key: str | None) -> Position:
+        """The rest of ``append``, at the time of ``open``."""
+        now = stream.used
         offset = stream.append(text, key, now)
         fresh = stream.fresh
         if stream.silent:
@@ -301,14 +310,14 @@ class History:
         stream.trim(now)
         return stream.recover(since, max_events, max_bytes)
 
-    def _find(self, topic: str, now: float) -> _Stream | None:
+    def _find(self, topic: str, now: float) -> Stream | None:
         stream = self._streams.get(topic)
         if stream is None:
             retention = self.retention(topic)
             if retention is None or retention.mode == 'volatile':
                 return None
             self._forget(now, room=1)
-            stream = _Stream(retention, self._fresh.setdefault(
+            stream = Stream(retention, self._fresh.setdefault(
                 retention, OrderedDict()))
             self._streams[topic] = self._silent[topic] = stream
         elif stream.silent:
@@ -316,7 +325,7 @@ class History:
         stream.used = now
         return stream
 
-    def _sweep(self, fresh: OrderedDict[str, _Stream], now: float) -> None:
+    def _sweep(self, fresh: OrderedDict[str, Stream], now: float) -> None:
         """Let events go of streams that nobody writes any more.
 
         At most two at a time: an append brings at most one new.

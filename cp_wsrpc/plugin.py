@@ -34,7 +34,8 @@ import msgspec
 from ws4py.server.cherrypyserver import WebSocketPlugin
 
 from . import framing
-from .broker import Backend, Broker, MemoryBackend
+from .backend import Backend, MemoryBackend
+from .broker import Broker
 from .conversation import server_ids
 from .dialects import JSONRPC, Dialect, encode_json
 from .endpoint import Endpoint, find_endpoints, place_of

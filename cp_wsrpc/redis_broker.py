@@ -42,8 +42,8 @@ from typing import Any
 import msgspec
 import redis
 
-from .broker import Feed, resync
-from .dialects import encode_json
+from .backend import Feed, resync
+from .broker import encode_event
 from .errors import BrokerUnavailable, Overloaded
 from .history import (MAX_RECOVERED_EVENTS, Position, Recovery, Retention,
                       find_retention, read_rules)
@@ -212,8 +212,9 @@ class _Reader:
 
     def stop(self) -> None:
         self._stopping.set()
-        # Shuts the socket down, on which XREAD waits.
+        # Shuts the sockets down, on one of which it waits.
         self._client.connection_pool.disconnect()
+        self._store.close()
         self._thread.join(STOP_WAIT_S)
 
     def _run(self) -> None:
@@ -378,13 +379,13 @@ class Publisher:
     def publish(self, topic: str, data: Any, key: str | None = None,
                 ) -> Position | None:
         """As :func:`cp_wsrpc.publish`."""
-        return self._store.publish(topic, encode_json(data), key,
+        return self._store.publish(topic, encode_event(data, key), key,
                                    self._retention(topic))
 
     def broadcast(self, name: str, *args: Any, endpoint: str | None = None,
                   user: Any = None) -> None:
         """As :func:`cp_wsrpc.broadcast`."""
-        self._store.tell('broadcast', encode_json({
+        self._store.tell('broadcast', encode_event({
             'name': name, 'args': args, 'endpoint': endpoint, 'user': user}))
 
     def _retention(self, topic: str) -> Retention | None:

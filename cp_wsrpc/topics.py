@@ -35,6 +35,8 @@ __all__ = ['Arrival', 'Topic', 'is_seen']
 #: history is read in milliseconds; past this he is told to come again.
 MAX_HELD_EVENTS = 1000
 MAX_TRIES = 3
+#: In no stream.
+NOWHERE = Position('', -1)
 
 
 class Arrival:
@@ -106,8 +108,13 @@ class Topic:
 
     def note_told(self, position: Position) -> None:
         told = self.told
-        if told is None or (told.epoch == position.epoch
-                            and told.offset > position.offset):
+        if told is None:
+            self.told = position
+        elif told.epoch != position.epoch:
+            # Of two streams: whoever asks what is missing is to be told
+            # that nobody knows.
+            self.told = NOWHERE
+        elif told.offset > position.offset:
             self.told = position
 
     def targets_of(self, event: Event) -> list[Peer]:

@@ -254,6 +254,7 @@ class MemoryModel(RecoveryModel):
         return MemoryStore(clock)
 
 
+@pytest.mark.timeout(600)       # with WSRPC_FULL=1
 def test_memory_gives_the_verdicts_of_the_model():
     run_state_machine_as_test(MemoryModel, settings=model_settings(4000))
 

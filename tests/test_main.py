@@ -49,7 +49,9 @@ class Root:
 def server():
     with serving(Root(), {'/api': {
             'tools.wsrpc.on': True,
-            'tools.wsrpc.subscribe': ['news', 'chat']}}) as server:
+            'tools.wsrpc.subscribe': ['news', 'chat'],
+            'tools.wsrpc.publish': ['news', 'kept']}},
+            engine={'wsrpc.topics': {'kept': {}}}) as server:
         yield server
 
 
@@ -239,3 +241,30 @@ def test_a_reader_that_has_seen_enough_ends_it_quietly(server):
             assert (process.returncode, process.stderr.read()) == (0, b'')
         finally:
             process.kill()
+
+
+# -- publish -----------------------------------------------------------------
+
+def test_publish_prints_the_position_of_the_event(capsys, server):
+    for offset in (1, 2):
+        code, out, _ = run(capsys, 'publish', server.url('/api'), 'kept',
+                           '{"msg": "hi"}')
+        said = json.loads(out)
+        assert (code, said['offset']) == (0, offset)
+    assert run(capsys, 'publish', server.url('/api'), 'news', '5') == (
+        0, 'null\n', '')
+    with server.peer('/api') as peer:
+        assert isinstance(peer.call('rpc.subscribe', ['news']), str)
+        run(capsys, 'publish', server.ws_url('/api'), 'news', '{"msg": "hi"}')
+        assert peer.recv_json()['params']['result'] == {'msg': 'hi'}
+
+
+@pytest.mark.parametrize('arguments, code, word', [
+    (['chat', '5'], 1, 'chat: Topic refused'), (['news', 'hi'], 2, 'JSON'),
+    (['news', '5', '--key', 'a'], 2, '--key'), (['news'], 2, 'JSON')])
+def test_what_cannot_be_published_is_one_line(capsys, server, arguments,
+                                              code, word):
+    found, out, err = run(capsys, 'publish', server.ws_url('/api'),
+                          *arguments)
+    assert (found, out) == (code, '')
+    assert word in err

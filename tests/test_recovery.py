@@ -21,7 +21,8 @@ from hypothesis.stateful import (
 
 import cp_wsrpc
 from cp_wsrpc import framing, services, topics
-from cp_wsrpc.broker import Broker, MemoryBackend, resync
+from cp_wsrpc.backend import MemoryBackend, resync
+from cp_wsrpc.broker import Broker
 from cp_wsrpc.client import Client as RpcClient
 from cp_wsrpc.client_topics import Listener, Topic
 from cp_wsrpc.dialects import JSONRPC
@@ -32,7 +33,7 @@ from cp_wsrpc.plugin import WsrpcPlugin
 
 from .rawpeer import CallFailed
 from .recovery_model import model_settings
-from .serving import serving, wait_until
+from .serving import ROOT, serving, spawn, wait_until
 
 RULES = {'news': Retention(6, 1e9, 10_000, 'stream')}
 
@@ -68,6 +69,7 @@ class Client:
 
     def is_told_gap(self, position) -> None:
         self.sure = position
+        self.listener.since = None
 
     def sees(self, position, text) -> None:
         assert self.sure is not None
@@ -307,6 +309,7 @@ class JoiningSeveral(Joining):
             self.backend.air.append(None)
 
 
+@pytest.mark.timeout(600)       # with WSRPC_FULL=1
 @pytest.mark.parametrize('machine', [Joining, JoiningSeveral])
 def test_whatever_the_order_nothing_is_missed_in_silence(machine):
     run_state_machine_as_test(machine, settings=model_settings(6000))
@@ -542,6 +545,35 @@ def test_a_page_goes_on_from_the_state_that_it_was_made_with(server, topic):
                          onjoin=joins.append)
         wait_until(lambda: heard == [3])
         assert joins == [True]
+
+
+PAGE = """
+globalThis.WebSocket = require('%s').WebSocket;
+const rpc = require('%s')(process.argv[1], { reconnectDelayMs: 50 });
+rpc.subscribe(process.argv[2], (data, { offset }) => console.log(data, offset),
+  { onjoin: ({ recovered }) => console.log(recovered) });
+rpc.connect();
+"""
+
+
+def test_a_page_comes_back_and_misses_nothing(server, topic, need, tmp_path):
+    page = tmp_path / 'page.cjs'
+    page.write_text('process.argv.splice(1, 1);' + PAGE % (
+        need('npm:ws'), ROOT / 'static' / 'wsrpc.js'))
+    with spawn(need('node'), str(page), server.ws_url('/api'), topic,
+               ready='null') as process:
+        cp_wsrpc.publish(topic, 'a')
+        process.wait_for('a 1')
+        connection, = cp_wsrpc.connections()
+        server.engine.wsrpc.manager.post(connection.abort, 1006, 'a test')
+        wait_until(lambda: connection.is_closed)
+        for letter in 'bcd':
+            cp_wsrpc.publish(topic, letter)
+        process.wait_for('d 4')
+        cp_wsrpc.publish(topic, 'e')
+        process.wait_for('e 5')
+        assert process.output.split('\n')[:-1] == [
+            'null', 'a 1', 'true', 'b 2', 'c 3', 'd 4', 'e 5']
 
 
 def test_wsrpc_peers_recover_too(server, topic):

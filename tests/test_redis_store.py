@@ -1,29 +1,17 @@
-"""Streams and the feed in a real Redis: the verdicts of memory."""
+"""Streams in a real Redis give the verdicts of those in memory."""
 from __future__ import annotations
-
-import pickle
 
 import pytest
 from hypothesis.stateful import run_state_machine_as_test
-
-from cp_wsrpc.errors import BrokerUnavailable, ConfigError
-from cp_wsrpc.history import Position, Recovery, Retention
 
 from .need import need
 from .recovery_model import RULES, RecoveryModel, model_settings
 
 need('python:redis')
 
-from cp_wsrpc.redis_store import (  # noqa: E402 (needs the package)
-    FeedPlace,
-    RedisStore,
-    connect,
-    read_entry,
-)
+from cp_wsrpc.redis_store import RedisStore  # noqa: E402 (needs the package)
 
 from .redis_server import redis_server  # noqa: E402
-
-KEEPS = Retention()
 
 
 @pytest.fixture(scope='module')
@@ -32,15 +20,9 @@ def server(need):
         yield server
 
 
-@pytest.fixture
-def store(server):
-    server.do('FLUSHALL')
-    store = RedisStore(server.url)
-    yield store
-    store.close()
+class Store:
+    """``RedisStore`` by topic instead of by rule."""
 
-
-class _Store:
     def __init__(self, url, clock):
         self.redis = RedisStore(url, clock=clock)
 
@@ -57,10 +39,11 @@ class _Store:
         self.redis.client.flushall()
 
 
+@pytest.mark.timeout(600)       # with WSRPC_FULL=1
 def test_redis_gives_the_verdicts_of_the_model(server):
     class OverRedis(RecoveryModel):
         def open(self, clock):
-            return _Store(server.url, clock)
+            return Store(server.url, clock)
 
         def close(self):
             self.store.redis.close()
