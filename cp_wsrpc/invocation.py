@@ -410,6 +410,9 @@ def fail(call: Call, error: BaseException, ran: bool = True) -> bytes:
         if not report(peer, call.name, error, ref):
             ref = None          # it would lead to no line
     code, message, data = failure_of(error, peer.endpoint.options.debug, ref)
+    # One that is made once and raised often would grow by its frames each
+    # time, and keep what they hold.
+    error.__traceback__ = None
     peer.hub.statistics.count_failure(call, code, ran)
     text: bytes = call.dialect.encode_failure(call.id, code, message, data)
     return text

@@ -35,6 +35,7 @@ from .errors import Overloaded, WrongThread
 from .host_serving import leave_thread
 from .invocation import await_in_turn, load_serving
 from .logs import limited
+from .readiness import READ, WRITE, Readiness
 from .statistics import Stretch
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ class IOLoop:
         #: what every plain socket is read into, one after the other
         self.read_buffer = memoryview(bytearray(transport.READ_BYTES))
         self.loop: asyncio.AbstractEventLoop | None = None
+        self._readiness: Readiness | None = None
         self._context = copy_context()
         self._thread: threading.Thread | None = None
         self._thread_id = 0
@@ -205,6 +207,8 @@ class IOLoop:
         load_serving()
         self._ticked_at = self.awake_since = self.now()
         self._tick = int(self._ticked_at / TICK_S)
+        readiness = self._readiness = Readiness(
+            loop, self._on_readable, self._on_writable)
         loop.call_soon(ready.set)
         loop.call_later(TICK_S, self._on_tick)
         try:
@@ -214,6 +218,7 @@ class IOLoop:
             self._on_wake()         # what was posted while it ended
             leave_thread()
             asyncio.set_event_loop(None)
+            readiness.close()
             loop.close()
             if self.loop is loop:       # else another was started since
                 self.loop = None
@@ -365,23 +370,24 @@ class IOLoop:
 
     def watch_reads(self, websocket: WebSocket) -> None:
         """Call ``on_readable`` whenever bytes have come."""
-        assert self.loop is not None
-        self.loop.add_reader(websocket.sock.fileno(), self._on_readable,
-                             websocket)
+        assert self._readiness is not None
+        self._readiness.watch(websocket.sock, READ, websocket)
 
     def unwatch_reads(self, websocket: WebSocket) -> None:
-        assert self.loop is not None
-        self.loop.remove_reader(websocket.sock.fileno())
+        assert self._readiness is not None
+        self._readiness.unwatch(websocket.sock, READ)
 
     def watch_writes(self, websocket: WebSocket) -> None:
         """Call ``on_writable`` when the socket takes bytes again."""
-        assert self.loop is not None
-        self.loop.add_writer(websocket.sock.fileno(), self._guarded,
-                             websocket, 'on_writable')
+        assert self._readiness is not None
+        self._readiness.watch(websocket.sock, WRITE, websocket)
 
     def unwatch_writes(self, websocket: WebSocket) -> None:
-        assert self.loop is not None
-        self.loop.remove_writer(websocket.sock.fileno())
+        assert self._readiness is not None
+        self._readiness.unwatch(websocket.sock, WRITE)
+
+    def _on_writable(self, websocket: WebSocket) -> None:
+        self._guarded(websocket, 'on_writable')
 
     def read_soon(self, websocket: WebSocket) -> None:
         """Call ``on_readable`` in the next turn: bytes may wait inside."""

@@ -15,7 +15,6 @@ and of a call of the client: ``call`` -> out-queue; its answer comes in by
 """
 from __future__ import annotations
 
-import functools
 import logging
 import sys
 import threading
@@ -28,15 +27,14 @@ from . import services
 from .conversation import Conversation, PendingReply, server_ids
 from .dialects import DIALECTS, JSONRPC, Bad, Batch, Dialect, decode
 from .errors import (Busy, CloseCode, ConnectionLostError, GoingAway,
-                     InvalidParams, InvalidRequest, MessageTooBig,
-                     MethodNotFound)
+                     InvalidRequest, MessageTooBig, MethodNotFound)
 from .exposure import make_route
 from .host_serving import surroundings_of
-from .idempotency import Key, Once, begin_once, key_of, reply_of
 from .invocation import (ask_authorizers, check_session, fail, report,
                          run_as_task, run_on_loop, run_on_worker)
 from .logs import escape, limited
 from .messages import NO_ID, Call, Failure, Result
+from .repeats import waits_for_key
 from .websocket import State, WebSocket
 from .workers import Lane, Turn
 
@@ -191,6 +189,7 @@ class Peer(WebSocket):
             function(*args)
         except BaseException as error:
             report(self, what, error)
+            error.__traceback__ = None      # as ``fail`` does
 
     # -- inwards: the loop's thread ----------------------------------------
 
@@ -285,7 +284,7 @@ class Peer(WebSocket):
             self._refuse(call, Busy(
                 f'{self._max_in_flight} calls of this connection are '
                 'under way'))
-        elif call.meta is not None and self._waits_for_key(call):
+        elif call.meta is not None and waits_for_key(self, call):
             pass            # the call that has its key answers it, say
         elif method is None:
             if services.is_service(call.name):
@@ -300,6 +299,14 @@ class Peer(WebSocket):
                 self._queue_for_route(call)
             else:
                 self._start(call)
+
+    def begin_again(self, call: Call) -> None:
+        """It has waited for its key (``repeats``) and may begin now."""
+        if self._closed_with is not None:
+            self._forget(call)
+        else:
+            self.conversation.running.pop(call.id, None)
+            self._begin(call)
 
     def _refuse(self, call: Call, error: Exception) -> None:
         self.complete(call, fail(call, error, ran=False))
@@ -325,52 +332,6 @@ class Peer(WebSocket):
             self.conversation.running[
                 call if call.id is NO_ID else call.id] = call
             self._refuse(call, Busy())
-
-    # -- calls with an idempotency key ---------------------------------------
-
-    def _waits_for_key(self, call: Call) -> bool:
-        """False: begin it.  True: it waits for its key, or is answered."""
-        if type(call.batch) is Once:
-            return False            # has it
-        try:
-            key = key_of(call)
-            if key is None or not _may_repeat(call):
-                return False
-            if self.must_ask_store or self.hub.kept.is_shared:
-                self.submit(functools.partial(self._claim_on_worker, key),
-                            call)
-                return True
-            return not self._claim(key, call)
-        except BaseException as error:
-            self.complete(call, fail(call, error, ran=False))
-            return True
-
-    def _claim_on_worker(self, key: Key, call: Call) -> None:
-        try:
-            if self._claim(key, call):
-                self.io.post(self._begin_again, call)
-        except BaseException as error:
-            self.complete(call, fail(call, error, ran=False))
-
-    def _claim(self, key: Key, call: Call) -> bool:
-        """Whether the key is this call's, which then is to be run."""
-        if self.handshake.bound:
-            check_session(call)
-
-        def hear(outcome: bytes | None) -> None:
-            if outcome is None:         # not executed: it is our turn
-                self.io.post(self._begin_again, call)
-            else:
-                self.complete(call, reply_of(call.id, outcome))
-
-        return begin_once(self.hub.kept, key, call, hear)
-
-    def _begin_again(self, call: Call) -> None:
-        if self._closed_with is not None:
-            self._forget(call)
-        else:
-            self.conversation.running.pop(call.id, None)
-            self._begin(call)
 
     # -- to the method -----------------------------------------------------
 
@@ -658,19 +619,3 @@ class Peer(WebSocket):
         for call in self._take_waiting():
             self.end_turn(call)
             self._refuse(call, GoingAway())
-
-
-def _may_repeat(call: Call) -> bool:
-    """Whether a key means something; raises InvalidParams if it cannot.
-
-    Of the protocol's own methods to ``rpc.publish`` alone: what the others
-    do belongs to the connection, as what a Route's ``init`` does.
-    """
-    if call.method is None:
-        return bool(call.name == 'rpc.publish')
-    if call.method.route is not None and call.method.attribute == 'init':
-        raise InvalidParams(
-            f'{call.name} begins a Route of this connection: another one '
-            'cannot repeat it, so it takes no idempotencyKey',
-            {'executed': False})
-    return True

@@ -1,0 +1,150 @@
+"""Which of many sockets can be read or written: real ones, both loops."""
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import uvloop
+
+from cp_wsrpc.readiness import READ, WRITE, Readiness
+
+LOOPS = {'asyncio': asyncio.SelectorEventLoop, 'uvloop': uvloop.Loop}
+
+
+class Watched:
+    """A loop, what it told, and sockets that are closed at the end."""
+
+    def __init__(self, make_loop: Callable[[], Any]) -> None:
+        self.loop = make_loop()
+        self.told: list[tuple[str, Any]] = []
+        self.readiness = Readiness(
+            self.loop, lambda owner: self._tell('read', owner),
+            lambda owner: self._tell('write', owner))
+        self.sockets: list[socket.socket] = []
+
+    def _tell(self, what: str, owner: Any) -> None:
+        self.told.append((what, owner))
+        if callable(owner):
+            owner()
+
+    def pair(self) -> tuple[socket.socket, socket.socket]:
+        """(ours, the peer's), of a TCP connection."""
+        with socket.create_server(('127.0.0.1', 0)) as server:
+            theirs = socket.create_connection(server.getsockname())
+            ours, _ = server.accept()
+        self.sockets += [ours, theirs]
+        ours.setblocking(False)
+        return ours, theirs
+
+    def turn(self, until: int = 1) -> list[tuple[str, Any]]:
+        """Run till so much has been told, or nothing more comes soon."""
+        async def wait() -> None:
+            deadline = self.loop.time() + 1
+            while len(self.told) < until and self.loop.time() < deadline:
+                await asyncio.sleep(0.001)
+
+        self.loop.run_until_complete(wait())
+        told, self.told = self.told, []
+        return told
+
+
+@pytest.fixture(params=LOOPS)
+def watched(request: pytest.FixtureRequest) -> Iterator[Watched]:
+    watched = Watched(LOOPS[request.param])
+    yield watched
+    watched.readiness.close()
+    watched.loop.close()
+    for sock in watched.sockets:
+        sock.close()
+
+
+def test_it_tells_who_can_be_read_as_long_as_he_can(watched):
+    ours, theirs = watched.pair()
+    watched.readiness.watch(ours, READ, 'a')
+    theirs.send(b'x')
+    assert set(watched.turn(3)) == {('read', 'a')}
+    ours.recv(10)
+    watched.told.clear()
+    watched.loop.run_until_complete(asyncio.sleep(0.01))
+    assert watched.told == []
+
+
+def test_reading_and_writing_are_watched_apart(watched):
+    ours, theirs = watched.pair()
+    watched.readiness.watch(ours, READ, 'a')
+    watched.readiness.watch(ours, WRITE, 'a')
+    assert set(watched.turn()) == {('write', 'a')}
+    watched.readiness.unwatch(ours, WRITE)
+    watched.told.clear()
+    theirs.send(b'x')
+    assert set(watched.turn()) == {('read', 'a')}
+    watched.readiness.unwatch(ours, READ)
+    watched.readiness.unwatch(ours, READ)
+    watched.told.clear()
+    watched.loop.run_until_complete(asyncio.sleep(0.01))
+    assert watched.told == []
+
+
+def test_bytes_and_a_reset_that_come_together_are_both_told(watched):
+    ours, theirs = watched.pair()
+    got = []
+
+    def read() -> None:
+        try:
+            got.append(ours.recv(100))
+        except ConnectionResetError:
+            got.append('reset')
+            watched.readiness.unwatch(ours, READ)
+
+    watched.readiness.watch(ours, READ, read)
+    theirs.send(b'x')
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER,
+                      struct.pack('ii', 1, 0))
+    theirs.close()
+    watched.turn(2)
+    assert got == [b'x', 'reset']
+
+
+def test_an_error_is_told_to_nobody_who_does_not_watch(watched):
+    ours, theirs = watched.pair()
+    watched.readiness.watch(ours, READ, 'a')
+    watched.readiness.unwatch(ours, READ)
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER,
+                      struct.pack('ii', 1, 0))
+    theirs.close()
+    watched.loop.run_until_complete(asyncio.sleep(0.01))
+    assert watched.told == []
+
+
+def test_each_socket_has_a_context_of_its_own(watched):
+    variable = contextvars.ContextVar('variable', default='nobody')
+    seen = []
+
+    def read(name: str, sock: socket.socket) -> None:
+        sock.recv(100)
+        seen.append((name, variable.get()))
+        variable.set(name)
+
+    pairs = [watched.pair() for _ in range(2)]
+    for name, (ours, _) in zip('ab', pairs, strict=True):
+        watched.readiness.watch(
+            ours, READ, lambda name=name, ours=ours: read(name, ours))
+    for _ in range(2):
+        for _, theirs in pairs:
+            theirs.send(b'x')
+        watched.turn(2)
+    assert sorted(seen) == [('a', 'a'), ('a', 'nobody'), ('b', 'b'),
+                            ('b', 'nobody')]
+
+
+def test_after_the_end_nothing_is_watched(watched):
+    ours, _ = watched.pair()
+    watched.readiness.watch(ours, READ, 'a')
+    watched.readiness.close()
+    watched.readiness.unwatch(ours, READ)
+    watched.readiness = Readiness(watched.loop, print, print)
