@@ -7,6 +7,7 @@
 # make attack                   the attacks in full size; takes long
 # make bench                    the figures, beside others'; half an hour:
 #                               make bench ARGS='--only calls --rounds 3'
+# make conformance              the Autobahn Testsuite, both ends; 15 minutes
 # make clean                    removes what these made, .venv too
 #
 # The virtual environment is made with PYTHON, 3.11 or newer; when it is not
@@ -26,7 +27,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_ROOT_USER_ACTION = ignore
 export PIP_QUIET = 1
 
-.PHONY: demo test attack bench lint test-all-pythons picture clean programs
+.PHONY: demo test attack bench conformance lint test-all-pythons picture clean programs
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -42,6 +43,18 @@ lint: $(VENV)/.test
 attack: $(VENV)/.test
 	WSRPC_FULL=1 $(BIN)/python -m pytest --timeout 900 tests/attack \
 	    tests/fuzz $(ARGS)
+
+# ../shared/conformance/run installs the testsuite, for Python 2.7.
+CONFORMANCE_PORT = 9741
+
+conformance: $(VENV)/.test
+	$(BIN)/python -m bench.server --port $(CONFORMANCE_PORT) & \
+	    server=$$!; trap "kill $$server" EXIT; \
+	    for try in 1 2 3 4 5 6 7 8 9; do sleep 1; \
+	        curl -s localhost:$(CONFORMANCE_PORT)/echo && break; done; \
+	    ../shared/conformance/run \
+	        ws://127.0.0.1:$(CONFORMANCE_PORT)/echo
+	$(BIN)/python -m tests.conformance_client
 
 # 10 000 idle connections and the load's own need file descriptors.
 bench: .venv-bench/.installed bench/node_modules/.installed

@@ -62,6 +62,7 @@ CONFIG = {
     '/echo': {
         'tools.wsrpc.on': True,
         'tools.wsrpc.handler_cls': Echo,
+        'tools.wsrpc.compression': True,
         'tools.wsrpc.max_message_bytes': _NO_LIMIT,
         'tools.wsrpc.max_fragments': _NO_LIMIT,
         'tools.wsrpc.out_max_bytes': _NO_LIMIT,
