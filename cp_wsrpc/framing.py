@@ -8,12 +8,8 @@
     stream.feed(b'\\x81\\x02hi')                   -> []
     stream.failure   -> ProtocolFailure(1002, 'a client masks its frames')
 
-    text_frame(b'hi')                            -> b'\\x81\\x02hi'
-    close_frame(1001, 'bye')                     -> b'\\x88\\x05\\x03\\xe9bye'
-
-Above it stand ``errors`` and ``utf8``; ``websocket`` and ``client`` feed it
-with what they read and send what it builds.  It is longer than a module
-should be: frames built and frames read share what is legal in a frame.
+Above it stand ``frames``, which builds them, and ``utf8``; ``websocket``
+and ``client`` feed it with what they read.
 
 **The two ways through** :meth:`FrameStream.feed`.  What a program sends all
 day - a whole text of less than 126 bytes - is cut out of the buffer by
@@ -37,26 +33,38 @@ not depend on where the network cut the stream.
 from __future__ import annotations
 
 import io
-import os
 from struct import Struct
 from typing import Any, Protocol
 
-from ws4py.messaging import (
-    BinaryMessage,
-    CloseControlMessage,
-    PingControlMessage,
-    PongControlMessage,
-    TextMessage,
-)
 from ws4py.streaming import Stream
 
 from .errors import CloseCode, WsrpcError
+from .frames import (
+    BINARY,
+    CLOSE,
+    CONTINUATION,
+    CONTROL,
+    FIN,
+    MASKED,
+    OPCODE,
+    PING,
+    PONG,
+    RSV1,
+    TEXT,
+    Binary,
+    Close,
+    Ping,
+    Pong,
+    Text,
+    apply_mask,
+    close_frame,
+    frame,
+    is_legal_close_code,
+    ping_frame,
+    pong_frame,
+    text_frame,
+)
 from .utf8 import check_piece
-
-try:
-    from websockets.speedups import apply_mask
-except ImportError:     # its wheel was built without a C compiler
-    from websockets.utils import apply_mask
 
 __all__ = [
     'BINARY', 'CLOSE', 'CONTINUATION', 'PING', 'PONG', 'TEXT',
@@ -65,12 +73,6 @@ __all__ = [
     'text_frame',
 ]
 
-# Opcodes, RFC 6455 5.2.
-CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
-
-_FIN, _RSV1, _CONTROL, _OPCODE = 0x80, 0x40, 0x08, 0x0f
-_MASKED = 0x80
-
 #: First bytes that need no extension: any data frame, final controls.
 _PLAIN = frozenset({0x00, 0x01, 0x02, 0x80, 0x81, 0x82, 0x88, 0x89, 0x8a})
 #: First bytes of a compressed message: RSV1, not on continuations
@@ -78,7 +80,6 @@ _PLAIN = frozenset({0x00, 0x01, 0x02, 0x80, 0x81, 0x82, 0x88, 0x89, 0x8a})
 _COMPRESSED = frozenset({0x41, 0x42, 0xc1, 0xc2})
 
 _UINT16, _UINT64 = Struct('!H'), Struct('!Q')
-_TEXT_HEADERS = [bytes((_FIN | TEXT, n)) for n in range(126)]
 
 #: What one feed inflates, give or take a message, before it leaves the rest
 #: for the next: 256 kB can be 250 MiB, which take a second.
@@ -131,141 +132,6 @@ class Framer(Protocol):
         """Build a whole message."""
 
 
-# -- building -------------------------------------------------------------
-
-def text_frame(payload: bytes) -> bytes:
-    """Build a whole text, unmasked, as a server sends it.
-
-    ``payload`` must be UTF-8; that is the caller's word, not checked here.
-    """
-    length = len(payload)
-    if length < 126:
-        return _TEXT_HEADERS[length] + payload
-    return _header(_FIN | TEXT, length, 0) + payload
-
-
-def frame(opcode: int, payload: bytes, *, mask: bool = False,
-          fin: bool = True, rsv1: bool = False) -> bytes:
-    """Build any frame; ``mask`` as a client must, ``rsv1``: compressed.
-
-    Raises ValueError, the caller's fault, for what RFC 6455 5.5 forbids: a
-    control frame in fragments or of more than 125 bytes.
-    """
-    length = len(payload)
-    if opcode & _CONTROL and (length > 125 or not fin or rsv1):
-        raise ValueError('a control frame is one frame of at most 125 '
-                         f'bytes, not compressed; this one has {length}')
-    first = opcode | (_FIN if fin else 0) | (_RSV1 if rsv1 else 0)
-    if not mask:
-        return _header(first, length, 0) + payload
-    key = os.urandom(4)     # not to be foretold by a page: RFC 6455 10.3
-    return b''.join((_header(first, length, _MASKED), key,
-                     apply_mask(payload, key)))
-
-
-def close_frame(code: int, reason: str | bytes = '',
-                mask: bool = False) -> bytes:
-    """Build a Close that is legal whatever the reason is.
-
-    The reason is cut at 123 bytes on a code point, and what is not UTF-8 in
-    it becomes ``?``; the codes 1005, 1006 and 1015, which say that there
-    was no code, give an empty body.  Raises ValueError, the caller's fault,
-    for other codes that may not stand on the wire (RFC 6455 7.4).
-    """
-    return frame(CLOSE, _close_body(code, _close_reason(reason)), mask=mask)
-
-
-def ping_frame(payload: bytes = b'', mask: bool = False) -> bytes:
-    """Build a ping; ValueError for more than 125 bytes of payload."""
-    return frame(PING, payload, mask=mask)
-
-
-def pong_frame(payload: bytes = b'', mask: bool = False) -> bytes:
-    """Build the answer to a ping, with the ping's own payload."""
-    return frame(PONG, payload, mask=mask)
-
-
-def is_legal_close_code(code: int) -> bool:
-    """Whether a Close on the wire may carry ``code``.
-
-    RFC 6455 7.4 and IANA's registry, which added 1012-1014.  2999 and below
-    are for standards to come, 5000 and above for nobody.
-    """
-    return (1000 <= code <= 1003 or 1007 <= code <= 1014
-            or 3000 <= code <= 4999)
-
-
-def _header(first: int, length: int, masked: int) -> bytes:
-    """Return the header without its key, the length in its shortest form."""
-    if length < 126:
-        return bytes((first, masked | length))
-    if length < 0x10000:
-        return bytes((first, masked | 126)) + _UINT16.pack(length)
-    return bytes((first, masked | 127)) + _UINT64.pack(length)
-
-
-def _close_reason(reason: str | bytes) -> bytes:
-    if isinstance(reason, bytes):
-        reason = reason.decode('utf-8', 'replace')
-    # All is valid before the cut, so only the cut code point is ignored.
-    return (reason.encode('utf-8', 'replace')[:123]
-            .decode('utf-8', 'ignore').encode())
-
-
-def _close_body(code: int, reason: bytes) -> bytes:
-    if code in (CloseCode.NO_STATUS, CloseCode.ABNORMAL, 1015):
-        return b''
-    if not is_legal_close_code(code):
-        raise ValueError(f'the close code {code} may not be sent: use '
-                         '1000-1003, 1007-1014 or 3000-4999')
-    return _UINT16.pack(code) + reason
-
-
-# -- ws4py's messages, built by the functions above -------------------------
-
-class _Framed:
-    """Builds a ws4py message's frames; ws4py masks byte by byte."""
-
-    opcode: int
-    data: bytes
-
-    def single(self, mask: bool = False) -> bytes:
-        return frame(self.opcode, self.data, mask=mask)
-
-    def fragment(self, first: bool = False, last: bool = False,
-                 mask: bool = False) -> bytes:
-        return frame(self.opcode if first else CONTINUATION, self.data,
-                     mask=mask, fin=last)
-
-
-class _Text(_Framed, TextMessage):      # type: ignore[misc]
-    pass
-
-
-class _Binary(_Framed, BinaryMessage):      # type: ignore[misc]
-    pass
-
-
-class _Ping(_Framed, PingControlMessage):       # type: ignore[misc]
-    pass
-
-
-class _Pong(_Framed, PongControlMessage):       # type: ignore[misc]
-    pass
-
-
-class _Close(_Framed, CloseControlMessage):     # type: ignore[misc]
-    """A Close whose ``code`` is also right where the body is empty."""
-
-    def __init__(self, code: int, reason: str | bytes) -> None:
-        reason = _close_reason(reason)
-        body = _close_body(code, reason)
-        super().__init__(code, reason)
-        self.data = body
-
-
-# -- parsing --------------------------------------------------------------
-
 class _Frame:
     """A frame whose header is there and whose payload is not all there."""
 
@@ -302,7 +168,7 @@ class _Message:
         self.announced = 0      # bytes, by the headers so far
         self.fragments = 0
         self.buffer = io.BytesIO()
-        self.checked = first & (_RSV1 | _OPCODE) == TEXT
+        self.checked = first & (RSV1 | OPCODE) == TEXT
         self.begun = b''        # a code point that a chunk cut, see utf8
 
     def add(self, chunk: bytes, last: bool) -> None:
@@ -428,13 +294,13 @@ class FrameStream(Stream):      # type: ignore[misc]
     def _cut_masked(self, data: bytes, pos: int, end: int,
                     found: list[Any]) -> int:
         """Cut whole small texts; return where something else stands."""
-        small = _MASKED + self._cut_below
+        small = MASKED + self._cut_below
         last = end - 6
         while pos <= last and data[pos] == 0x81:
             second = data[pos + 1]
             start = pos + 6
-            stop = start + second - _MASKED
-            if not _MASKED <= second < small or stop > end:
+            stop = start + second - MASKED
+            if not MASKED <= second < small or stop > end:
                 break
             payload = apply_mask(data[start:stop], data[pos + 2:start])
             if not payload.isascii():
@@ -470,12 +336,12 @@ class FrameStream(Stream):      # type: ignore[misc]
             return end
         first, length, key, start = header
         stop = start + length
-        if first & _CONTROL:
+        if first & CONTROL:
             if stop <= end:
                 self._take_control(
                     first, _unmask(data, start, stop, key), found)
                 return end if self._ended else stop
-        elif stop <= end and first & _FIN and self._message is None:
+        elif stop <= end and first & FIN and self._message is None:
             self._take_message(
                 first, _unmask(data, start, stop, key), True, found)
             return stop
@@ -495,7 +361,7 @@ class FrameStream(Stream):      # type: ignore[misc]
         start = pos + 2
         if start > end:
             return None
-        masked, length = data[pos + 1] & _MASKED, data[pos + 1] & 0x7f
+        masked, length = data[pos + 1] & MASKED, data[pos + 1] & 0x7f
         self._check_second(first, masked, length)
         if length == 126:
             start += 2
@@ -513,7 +379,7 @@ class FrameStream(Stream):      # type: ignore[misc]
                 raise _error('the length is not in its shortest form')
             if length >> 63:
                 raise _error('the top bit of the length is set')
-        if not first & _CONTROL:
+        if not first & CONTROL:
             self._check_size(first, length)
         if not masked:
             return first, length, b'', start
@@ -531,7 +397,7 @@ class FrameStream(Stream):      # type: ignore[misc]
         whole = not begun.left
         if whole:
             self._frame = None
-        if not begun.first & _CONTROL:
+        if not begun.first & CONTROL:
             self._continue_message(begun.first, chunk, whole, found)
         else:
             begun.control += chunk
@@ -546,10 +412,10 @@ class FrameStream(Stream):      # type: ignore[misc]
         if first not in _PLAIN and (self.inflater is None
                                     or first not in _COMPRESSED):
             raise _error(_why_not(first))
-        if first & _CONTROL:
+        if first & CONTROL:
             return
         message = self._message
-        if first & _OPCODE:
+        if first & OPCODE:
             if message is not None:
                 raise _error('a new message inside of a fragmented one')
         elif message is None:
@@ -565,7 +431,7 @@ class FrameStream(Stream):      # type: ignore[misc]
                 raise _error('a client masks its frames')
         elif masked:
             raise _error('a server does not mask its frames')
-        if first & _CONTROL and length > 125:
+        if first & CONTROL and length > 125:
             raise _error('a control frame of more than 125 bytes')
 
     def _check_size(self, first: int, length: int) -> None:
@@ -575,7 +441,7 @@ class FrameStream(Stream):      # type: ignore[misc]
             first = self._message.first
         # zlib's deflateBound, for any window, memory and strategy: Huffman
         # codes of 9 bits for a byte, and what begins and ends blocks.
-        if first & _RSV1:
+        if first & RSV1:
             limit += limit // 7 + 64
         if length > limit:
             raise ProtocolFailure(
@@ -597,7 +463,7 @@ class FrameStream(Stream):      # type: ignore[misc]
         """Add to the message; ``whole``: the frame ends with ``chunk``."""
         message = self._message
         assert message is not None
-        last = whole and first & _FIN != 0
+        last = whole and first & FIN != 0
         message.add(chunk, last)
         if last:
             self._message = None
@@ -607,28 +473,28 @@ class FrameStream(Stream):      # type: ignore[misc]
     def _take_message(self, first: int, payload: bytes, unchecked: bool,
                       found: list[Any]) -> None:
         """Hand over a whole message; ``first`` is that of its first frame."""
-        if first & _RSV1:
+        if first & RSV1:
             assert self.inflater is not None
             payload = self.inflater.inflate(payload, self.max_message_bytes)
             self._inflated += len(payload)
             unchecked = True
-        if first & _OPCODE == TEXT:
+        if first & OPCODE == TEXT:
             if unchecked and not payload.isascii():
                 payload.decode()
             found.append(payload)
         else:
-            message = _Binary(payload)
+            message = Binary(payload)
             message.completed = True
             found.append(message)
 
     def _take_control(self, first: int, payload: bytes,
                       found: list[Any]) -> None:
         """Hand over a control frame; a Close ends the parsing."""
-        opcode = first & _OPCODE
+        opcode = first & OPCODE
         if opcode == PING:
-            found.append(_Ping(payload))
+            found.append(Ping(payload))
         elif opcode == PONG:
-            found.append(_Pong(payload))
+            found.append(Pong(payload))
         else:
             self.closing = _read_close(payload)
             found.append(self.closing)
@@ -659,23 +525,23 @@ class FrameStream(Stream):      # type: ignore[misc]
 
     def text_message(self, text: str | bytes) -> Any:
         """Return a text with ``.single(mask)`` and ``.fragment()``."""
-        return _Text(text)
+        return Text(text)
 
     def binary_message(self, bytes: bytes) -> Any:
         """The same for bytes."""
-        return _Binary(bytes)
+        return Binary(bytes)
 
     def close(self, code: int = 1000, reason: str | bytes = '') -> Any:
         """Return a Close; what becomes of both: :func:`close_frame`."""
-        return _Close(code, reason)
+        return Close(code, reason)
 
     def ping(self, data: str | bytes = b'') -> bytes:
         """Return a ping's frame, masked where ``always_mask`` says so."""
-        return _Ping(data).single(mask=self.always_mask)
+        return Ping(data).single(mask=self.always_mask)
 
     def pong(self, data: str | bytes = b'') -> bytes:
         """Return a pong's frame."""
-        return _Pong(data).single(mask=self.always_mask)
+        return Pong(data).single(mask=self.always_mask)
 
 
 def _unmask(data: bytes, start: int, stop: int, key: bytes) -> bytes:
@@ -687,24 +553,24 @@ def _unmask(data: bytes, start: int, stop: int, key: bytes) -> bytes:
     return apply_mask(memoryview(data)[start:stop], key)
 
 
-def _read_close(payload: bytes) -> _Close:
+def _read_close(payload: bytes) -> Close:
     """Read a Close's body (RFC 6455 5.5.1, 7.1.5)."""
     if not payload:
-        return _Close(CloseCode.NO_STATUS, b'')
+        return Close(CloseCode.NO_STATUS, b'')
     if len(payload) == 1:
         raise _error('a Close with half a code')
     payload[2:].decode()
     code = _UINT16.unpack_from(payload)[0]
     if not is_legal_close_code(code):
         raise _error(f'the close code {code} is not allowed')
-    return _Close(code, payload[2:])
+    return Close(code, payload[2:])
 
 
 def _why_not(first: int) -> str:
     if first & 0x70:
         return 'reserved bits are set'
-    if first & _OPCODE not in (CLOSE, PING, PONG):
-        return f'the opcode {first & _OPCODE} is reserved'
+    if first & OPCODE not in (CLOSE, PING, PONG):
+        return f'the opcode {first & OPCODE} is reserved'
     return 'a control frame in fragments'
 
 

@@ -20,7 +20,7 @@ LAYERS = [
          'host_serving', 'host_socket', 'host_identity', 'host_session',
          'host_sighting', 'host_log', 'recording']),
     (1, ['origins', 'options', 'upgrade', 'client_files', 'dialects',
-         'utf8', 'framing', 'compression', 'transport', 'readiness',
+         'utf8', 'frames', 'framing', 'compression', 'transport', 'readiness',
          'failures', 'hints', 'signatures', 'arguments', 'controllers',
          'exposure',
          'guards', 'registry', 'backoff', 'client_handshake',

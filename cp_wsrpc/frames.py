@@ -1,0 +1,176 @@
+"""WebSocket frames, built.  Layer 1, pure.
+
+::
+
+    text_frame(b'hi')       -> b'\\x81\\x02hi'
+    close_frame(1001, 'bye') -> b'\\x88\\x05\\x03\\xe9bye'
+
+The other half, reading them, is ``framing``, through which the rest of the
+package takes these names too: the module ``framing`` is a ``Framer``.
+"""
+from __future__ import annotations
+
+import os
+from struct import Struct
+
+from ws4py.messaging import (
+    BinaryMessage,
+    CloseControlMessage,
+    PingControlMessage,
+    PongControlMessage,
+    TextMessage,
+)
+
+from .errors import CloseCode
+
+try:
+    from websockets.speedups import apply_mask
+except ImportError:     # its wheel was built without a C compiler
+    from websockets.utils import apply_mask
+
+__all__ = [
+    'BINARY', 'CLOSE', 'CONTINUATION', 'CONTROL', 'FIN', 'MASKED',
+    'OPCODE', 'PING', 'PONG', 'RSV1', 'TEXT', 'Binary', 'Close', 'Ping',
+    'Pong', 'Text', 'apply_mask', 'close_frame', 'frame',
+    'is_legal_close_code', 'ping_frame', 'pong_frame', 'text_frame',
+]
+
+# Opcodes, RFC 6455 5.2.
+CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
+# Bits of the first byte, and the mask bit of the second.
+FIN, RSV1, CONTROL, OPCODE = 0x80, 0x40, 0x08, 0x0f
+MASKED = 0x80
+
+_UINT16, _UINT64 = Struct('!H'), Struct('!Q')
+_TEXT_HEADERS = [bytes((FIN | TEXT, n)) for n in range(126)]
+
+
+def text_frame(payload: bytes) -> bytes:
+    """Build a whole text, unmasked, as a server sends it.
+
+    ``payload`` must be UTF-8; that is the caller's word, not checked here.
+    """
+    length = len(payload)
+    if length < 126:
+        return _TEXT_HEADERS[length] + payload
+    return _header(FIN | TEXT, length, 0) + payload
+
+
+def frame(opcode: int, payload: bytes, *, mask: bool = False,
+          fin: bool = True, rsv1: bool = False) -> bytes:
+    """Build any frame; ``mask`` as a client must, ``rsv1``: compressed.
+
+    Raises ValueError, the caller's fault, for what RFC 6455 5.5 forbids: a
+    control frame in fragments or of more than 125 bytes.
+    """
+    length = len(payload)
+    if opcode & CONTROL and (length > 125 or not fin or rsv1):
+        raise ValueError('a control frame is one frame of at most 125 '
+                         f'bytes, not compressed; this one has {length}')
+    first = opcode | (FIN if fin else 0) | (RSV1 if rsv1 else 0)
+    if not mask:
+        return _header(first, length, 0) + payload
+    key = os.urandom(4)     # not to be foretold by a page: RFC 6455 10.3
+    return b''.join((_header(first, length, MASKED), key,
+                     apply_mask(payload, key)))
+
+
+def close_frame(code: int, reason: str | bytes = '',
+                mask: bool = False) -> bytes:
+    """Build a Close that is legal whatever the reason is.
+
+    The reason is cut at 123 bytes on a code point, and what is not UTF-8 in
+    it becomes ``?``; the codes 1005, 1006 and 1015, which say that there
+    was no code, give an empty body.  Raises ValueError, the caller's fault,
+    for other codes that may not stand on the wire (RFC 6455 7.4).
+    """
+    return frame(CLOSE, _close_body(code, _close_reason(reason)), mask=mask)
+
+
+def ping_frame(payload: bytes = b'', mask: bool = False) -> bytes:
+    """Build a ping; ValueError for more than 125 bytes of payload."""
+    return frame(PING, payload, mask=mask)
+
+
+def pong_frame(payload: bytes = b'', mask: bool = False) -> bytes:
+    """Build the answer to a ping, with the ping's own payload."""
+    return frame(PONG, payload, mask=mask)
+
+
+def is_legal_close_code(code: int) -> bool:
+    """Whether a Close on the wire may carry ``code``.
+
+    RFC 6455 7.4 and IANA's registry, which added 1012-1014.  2999 and below
+    are for standards to come, 5000 and above for nobody.
+    """
+    return (1000 <= code <= 1003 or 1007 <= code <= 1014
+            or 3000 <= code <= 4999)
+
+
+def _header(first: int, length: int, masked: int) -> bytes:
+    """Return the header without its key, the length in its shortest form."""
+    if length < 126:
+        return bytes((first, masked | length))
+    if length < 0x10000:
+        return bytes((first, masked | 126)) + _UINT16.pack(length)
+    return bytes((first, masked | 127)) + _UINT64.pack(length)
+
+
+def _close_reason(reason: str | bytes) -> bytes:
+    if isinstance(reason, bytes):
+        reason = reason.decode('utf-8', 'replace')
+    # All is valid before the cut, so only the cut code point is ignored.
+    return (reason.encode('utf-8', 'replace')[:123]
+            .decode('utf-8', 'ignore').encode())
+
+
+def _close_body(code: int, reason: bytes) -> bytes:
+    if code in (CloseCode.NO_STATUS, CloseCode.ABNORMAL, 1015):
+        return b''
+    if not is_legal_close_code(code):
+        raise ValueError(f'the close code {code} may not be sent: use '
+                         '1000-1003, 1007-1014 or 3000-4999')
+    return _UINT16.pack(code) + reason
+
+
+# -- ws4py's messages, built by the functions above -------------------------
+
+class _Framed:
+    """Builds a ws4py message's frames; ws4py masks byte by byte."""
+
+    opcode: int
+    data: bytes
+
+    def single(self, mask: bool = False) -> bytes:
+        return frame(self.opcode, self.data, mask=mask)
+
+    def fragment(self, first: bool = False, last: bool = False,
+                 mask: bool = False) -> bytes:
+        return frame(self.opcode if first else CONTINUATION, self.data,
+                     mask=mask, fin=last)
+
+
+class Text(_Framed, TextMessage):      # type: ignore[misc]
+    pass
+
+
+class Binary(_Framed, BinaryMessage):      # type: ignore[misc]
+    pass
+
+
+class Ping(_Framed, PingControlMessage):       # type: ignore[misc]
+    pass
+
+
+class Pong(_Framed, PongControlMessage):       # type: ignore[misc]
+    pass
+
+
+class Close(_Framed, CloseControlMessage):     # type: ignore[misc]
+    """A Close whose ``code`` is also right where the body is empty."""
+
+    def __init__(self, code: int, reason: str | bytes) -> None:
+        reason = _close_reason(reason)
+        body = _close_body(code, reason)
+        super().__init__(code, reason)
+        self.data = body
