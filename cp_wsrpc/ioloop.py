@@ -110,6 +110,7 @@ class IOLoop:
         self._posted: deque[tuple[Callable[..., object],
                                   tuple[Any, ...]]] = deque()
         self._to_flush: deque[WebSocket] = deque()
+        self._pool: WorkerPool | None = None    # of the submissions
         self._submissions: list[tuple[Lane, Callable[[Any], object],
                                       Call]] = []
         self._events: deque[tuple[Callable[[], Iterable[tuple[
@@ -208,7 +209,7 @@ class IOLoop:
         self._ticked_at = self.awake_since = self.now()
         self._tick = int(self._ticked_at / TICK_S)
         readiness = self._readiness = Readiness(
-            loop, self._on_readable, self._on_writable)
+            loop, self._on_readable, self._on_writable, self._submit)
         loop.call_soon(ready.set)
         loop.call_later(TICK_S, self._on_tick)
         try:
@@ -402,15 +403,18 @@ class IOLoop:
         fights the loop for the interpreter; together, all that one turn
         has read, they wake it once.
         """
-        if not self._submissions:
-            assert self.loop is not None
-            self.loop.call_soon(self._submit, pool, context=self._context)
+        assert self.loop is not None and self._readiness is not None
+        if not self._submissions and not self._readiness.in_turn:
+            self.loop.call_soon(self._submit, context=self._context)
         self._submissions.append((lane, run, call))
+        self._pool = pool
 
-    def _submit(self, pool: WorkerPool) -> None:
-        submissions, self._submissions = self._submissions, []
-        for call in pool.submit_all(submissions):
-            call.connection.refuse_start(call)
+    def _submit(self) -> None:
+        if self._submissions:
+            submissions, self._submissions = self._submissions, []
+            assert self._pool is not None
+            for call in self._pool.submit_all(submissions):
+                call.connection.refuse_start(call)
 
     def spawn(self, coroutine: Coroutine[Any, Any, Any],
               done: Callable[[asyncio.Task[Any]], object]) -> None:

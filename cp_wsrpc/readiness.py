@@ -33,11 +33,16 @@ class Readiness:
     ``on_readable(owner)`` and ``on_writable(owner)`` must not raise.  They
     run in a context of the socket's own, made when it is first watched.
     One that another in the same turn has unwatched may be called still.
+    ``on_turn_end()`` is called when all of a turn have been told;
+    ``in_turn`` is True until then.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop,
                  on_readable: Callable[[Any], object],
-                 on_writable: Callable[[Any], object]) -> None:
+                 on_writable: Callable[[Any], object],
+                 on_turn_end: Callable[[], object] = lambda: None) -> None:
+        self.in_turn = False
+        self._on_turn_end = on_turn_end
         self._loop = loop
         self._on_readable = on_readable
         self._on_writable = on_writable
@@ -74,9 +79,12 @@ class Readiness:
         self._selector.close()
 
     def _on_ready(self) -> None:
+        self.in_turn = True
         for key, events in self._selector.select(0):
             context, owner = key.data
             if events & READ:
                 context.run(self._on_readable, owner)
             if events & WRITE:
                 context.run(self._on_writable, owner)
+        self.in_turn = False
+        self._on_turn_end()
