@@ -115,6 +115,7 @@ def _add_call(commands: Any) -> None:
         help='an argument: 5, [1], \'"text"\'; or name=JSON, a keyword')
     command.add_argument('--timeout', type=float, default=30.0, metavar='S',
                          help='seconds for all of it (30); 0: no limit')
+    _let_numbers_be_negative(command)
     command.set_defaults(run=_call)
 
 
@@ -151,6 +152,7 @@ def _add_publish(commands: Any) -> None:
                          'only that is kept (mode "latest"); Redis only')
     command.add_argument('--timeout', type=float, default=30.0, metavar='S',
                          help='seconds for all of it (30); 0: no limit')
+    _let_numbers_be_negative(command)
     command.set_defaults(run=_publish)
 
 
@@ -167,6 +169,12 @@ def _add_connection(command: argparse.ArgumentParser,
                          help='for basic authentication')
     command.add_argument('--insecure', action='store_true',
                          help='do not verify the certificate')
+
+
+def _let_numbers_be_negative(command: argparse.ArgumentParser) -> None:
+    # argparse's own pattern takes -1e5 for an option (until 3.14).
+    command._negative_number_matcher = re.compile(
+        r'-\d+(\.\d+)?([eE][+-]?\d+)?$')
 
 
 def _client_for(options: argparse.Namespace) -> Client:
@@ -219,7 +227,7 @@ def _read_arguments(texts: list[str],
             args.append(_read_json(text))
     if args and kwargs:
         raise _Usage('arguments are all by position or all by name=JSON')
-    for name in ('timeout', 'callback'):
+    for name in ('timeout', 'callback', 'idempotency_key'):
         if name in kwargs:      # they are Client.call's own
             raise _Usage(f'{name}= cannot be given by name from here; '
                          'give all arguments by position')

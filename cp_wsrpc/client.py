@@ -30,7 +30,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, TypeVar, overload
 
 from .backoff import Backoff
-from .client_handshake import HandshakeError, header_list, parse_url
+from .client_handshake import (HandshakeError, basic_auth, header_list,
+                               parse_url)
 from .client_link import Link, LinkState
 from .client_outbox import Outbox, closed_error
 from .client_routes import Routes, in_thread_of
@@ -72,7 +73,8 @@ class Client:
         certificate and the name.
     ``on_connect``
         ``on_connect(client)``, at each (re)connect: its calls go out before
-        those that have waited, a login say.  In a thread of the client's.
+        those that have waited, a login say.  In a thread of the client's,
+        beside the listeners, which may be at events of before.
     ``reconnect_delay_s``
         The first wait before another attempt is up to this long (1.0),
         the next ones up to twice as long each, to 30 s.
@@ -88,7 +90,7 @@ class Client:
     ``threads``
         How many of the server's calls may run at a time (4).
 
-    Raises ValueError for a URL or header that cannot be.
+    Raises ValueError for a URL, header or ``auth`` that cannot be.
 
     Every method may be called from any thread, but those named ``on_``
     something, which are :class:`~cp_wsrpc.client_link.LinkOwner`'s (the
@@ -109,8 +111,12 @@ class Client:
                  threads: int = 4) -> None:
         self._target = parse_url(url)
         self.url = str(self._target)
+        sent = header_list(headers)
+        credentials = self._target.userinfo if auth is None else auth
+        if credentials is not None:
+            sent.append(basic_auth(credentials))
         self._make_socket = functools.partial(
-            ClientSocket, url, header_list(headers), auth=auth,
+            ClientSocket, url, sent,
             ssl_context=ssl_context, connect_timeout_s=connect_timeout_s,
             max_message_bytes=max_message_bytes, compression=compression)
         self._on_connect = on_connect
@@ -156,12 +162,19 @@ class Client:
         Returns at once.  Once begun it goes on by itself until ``close``
         or a final refusal.
         """
-        with self._lock:
-            link = self._link
-            if link is None or link.state is LinkState.CLOSED:
-                self._begin()
-            else:
-                link.hurry()
+        while True:
+            with self._lock:
+                link = self._link
+                if link is None or link.state is LinkState.CLOSED:
+                    self._begin()
+                    break
+                if not link.is_stopping:
+                    link.hurry()
+                    break
+            # It is closed in a moment: its thread waits for nothing.
+            if not link.wait_closed(5.0):
+                raise CallTimeout(f'{self.url}: the former connection '
+                                  'does not end')
         return self
 
     def _begin(self) -> None:
@@ -202,10 +215,8 @@ class Client:
         """
         link = self._link
         if link is not None:
-            with link.changed:
-                if not link.changed.wait_for(
-                        lambda: link.state is LinkState.CLOSED, timeout):
-                    return False
+            if not link.wait_closed(timeout):
+                return False
             if link.error is not None:
                 raise link.error
         return True
@@ -221,14 +232,13 @@ class Client:
         with self._lock:
             link = self._link
             if link is None:
-                self._closed = True
-                self._outbox.end(None)
-                return
-        link.stop(code, reason)
+                self.on_end(None)
+            else:
+                link.stop(code, reason)
         if not in_thread_of(self):
-            if not link.join(timeout):
+            if link is not None and not link.join(timeout):
                 log.warning('%r has not ended within %s s', self, timeout)
-            self._routes.stop(1.0)
+            self._routes.join(1.0)
 
     def __enter__(self) -> Client:
         return self.connect()
@@ -375,7 +385,9 @@ class Client:
         if self._on_connect is None:
             self._greeted(ws)
         else:
-            self._routes.post('on_connect', self._greet, ws)
+            # Not after the events: a listener may wait for a call, which
+            # waits for this.
+            self._routes.post_apart('on_connect', self._greet, ws)
 
     def _greet(self, ws: ClientSocket) -> None:
         assert self._on_connect is not None
@@ -414,6 +426,7 @@ class Client:
             self._tell_closed(
                 CloseCode.FORBIDDEN if error.status in (403, 404)
                 else CloseCode.UNAUTHORIZED, str(error))
+        self._routes.retire()
 
     def _tell_closed(self, code: int, reason: str) -> None:
         for function in list(self._on_close):

@@ -39,6 +39,8 @@ MAX_BODY_BYTES = 200
 _SCHEMES = {'ws': 'ws', 'wss': 'wss', 'http': 'ws', 'https': 'wss',
             'ws+unix': 'ws+unix'}
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+#: Lone surrogates are what argv has of a shell without UTF-8.
+_NOT_IN_A_VALUE = re.compile('[\r\n\0\ud800-\udfff]')
 #: Of an answer: what a user may know by its status alone.
 _HINTS = {
     401: 'not signed in',
@@ -155,21 +157,28 @@ def header_list(headers: Mapping[str, str] | Iterable[tuple[str, str]],
                 ) -> HeaderList:
     """``[(name, value)]`` of a dict or of pairs.
 
-    Raises ValueError for what would break the request in two.
+    Raises ValueError for what would break the request in two, or cannot
+    be encoded.
     """
     pairs = headers.items() if isinstance(headers, Mapping) else headers
     checked = []
     for name, value in pairs:
-        if not _TOKEN.fullmatch(name) or '\r' in value or '\n' in value \
-                or '\0' in value:
+        if not _TOKEN.fullmatch(name) or _NOT_IN_A_VALUE.search(value):
             raise ValueError(f'not a header: {name!r}: {value!r}')
         checked.append((name, value))
     return checked
 
 
-def basic_auth(user: str, password: str) -> tuple[str, str]:
-    """The header of RFC 7617."""
-    token = b64encode(f'{user}:{password}'.encode())
+def basic_auth(credentials: tuple[str, str]) -> tuple[str, str]:
+    """The header of RFC 7617, for (user, password); ValueError."""
+    if not isinstance(credentials, (tuple, list)) or [
+            type(part) for part in credentials] != [str, str]:
+        raise ValueError("auth must be ('user', 'password')")
+    try:
+        token = b64encode(':'.join(credentials).encode())
+    except UnicodeEncodeError:      # argv of a shell without UTF-8
+        raise ValueError('the user name or the password is no Unicode '
+                         'text') from None
     return 'Authorization', f'Basic {token.decode("ascii")}'
 
 

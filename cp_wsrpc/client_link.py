@@ -86,9 +86,10 @@ class Link:
     """See the module.
 
     From any thread: ``start`` (once), ``hurry``, ``stop``, ``post``,
-    ``join``, and reading.  The rest runs on the loop's thread, which alone
-    changes anything.  ``changed`` is notified of each new ``state`` and of
-    each failed attempt, and guards nothing else.
+    ``wait_closed``, ``join``, and reading.  The rest runs on the loop's
+    thread, which alone changes anything but ``is_stopping``.  ``changed``
+    is notified of each new ``state`` and of each failed attempt, and
+    guards nothing else.
     """
 
     def __init__(self, owner: LinkOwner,
@@ -100,6 +101,7 @@ class Link:
         self._ping_interval_s = ping_interval_s
         self._ping_timeout_s = ping_timeout_s
         self.state = LinkState.WAITING
+        self.is_stopping = False        # ``stop`` was called
         self.changed = threading.Condition()
         self.failures = 0               # failed attempts
         #: the last failed attempt's error; in CLOSED the one that ended it
@@ -129,6 +131,7 @@ class Link:
 
     def stop(self, code: int = 1000, reason: str = '') -> None:
         """Close for good; returns at once, see ``join``."""
+        self.is_stopping = True
         self.post(self._stop, code, reason)
 
     def post(self, function: Callable[..., object], *args: Any) -> bool:
@@ -138,6 +141,12 @@ class Link:
         except RuntimeError:
             return False
         return True
+
+    def wait_closed(self, timeout_s: float | None) -> bool:
+        """Wait for CLOSED; soon after ``stop``, before the threads end."""
+        with self.changed:
+            return self.changed.wait_for(
+                lambda: self.state is LinkState.CLOSED, timeout_s)
 
     def join(self, timeout_s: float) -> bool:
         """Wait for the threads to end; whether they have."""
@@ -200,7 +209,12 @@ class Link:
         if self._retry_timer is not None:
             self._retry_timer.cancel()
         self._enter(LinkState.CONNECTING)
-        ws = self._dialling = self._make_socket()
+        try:
+            ws = self._dialling = self._make_socket()
+        except Exception as error:
+            self._failed(ConnectionLostError(
+                f'no connection: {error}', maybe_executed=False))
+            return
         self._dialler = threading.Thread(
             target=self._dial, args=(ws,), name='wsrpc-client-dial',
             daemon=True)
@@ -223,9 +237,12 @@ class Link:
         if error is None:
             self._opened(ws)
             return
-        failure = error if isinstance(error, ConnectionLostError) else \
+        self._failed(
+            error if isinstance(error, ConnectionLostError) else
             ConnectionLostError(f'no connection to {ws.url}: {error}',
-                                maybe_executed=False)
+                                maybe_executed=False))
+
+    def _failed(self, failure: ConnectionLostError) -> None:
         delay_s = self._backoff.after_failure(
             getattr(failure, 'status', None))
         self.failures += 1

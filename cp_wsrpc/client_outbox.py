@@ -193,15 +193,18 @@ class Outbox:
     @contextmanager
     def greeting(self, ws: ClientSocket) -> Iterator[None]:
         """Calls of this thread go out before those that have waited."""
+        mine = threading.get_ident(), ws
         with self._lock:
             # Else it has been lost, and ``lost`` has been here already.
             if self._link is not None and self._link.ws is ws:
-                self._greeting = threading.get_ident(), ws
+                self._greeting = mine
         try:
             yield
         finally:
             with self._lock:
-                self._greeting = None
+                # Else it is that of the next connection.
+                if self._greeting is mine:
+                    self._greeting = None
 
     def greeted(self, ws: ClientSocket) -> None:
         """on_connect has run: send what has waited, then all that comes."""

@@ -4,8 +4,9 @@ Layer 4.
 * A *call* of the server: several at a time, so that one which calls back
   (``client.call(...).result()``) stops none of the others.
 * A *notification* and a topic's event: one at a time, in the order in
-  which the server sent them.  ``on_connect`` and ``on_close`` take their
-  place among these.
+  which the server sent them.  ``on_close`` takes its place among these.
+* ``on_connect``: beside all that.  Calls wait for it, and a listener may
+  wait for its call.
 
 The threads are those of ``workers``, started when there is first work for
 them; who waits in ``.result()`` lends its place to a spare one.
@@ -47,8 +48,10 @@ class Routes:
 
     ``threads``: how many calls of the server run at a time (4).
 
-    ``add``, ``remove``, ``post``: any thread.  ``serve``: the loop's.
-    ``_lock`` guards ``_pool`` and what is made with it.
+    ``serve`` belongs to the loop's thread, the rest to any; each ``retire``
+    is followed by an ``open`` or, from outside, a ``join``, or neither.
+    ``_lock`` guards ``_pool`` and what is made with it, ``_order`` and
+    ``_retired``.
     """
 
     def __init__(self, client: Any, threads: int = 4) -> None:
@@ -57,7 +60,9 @@ class Routes:
         self._methods: dict[str, Method] = {}
         self._running: set[Any] = set()     # ids; added to by the loop
         self._lock = threading.Lock()
-        self._stopped = False
+        #: which order to end holds; None: it runs
+        self._order: object = None
+        self._retired: WorkerPool | None = None     # its threads may live
         self._pool: WorkerPool | None = None
         self._lane: Lane | None = None
         self._strand: Strand | None = None
@@ -89,6 +94,14 @@ class Routes:
         strand = self._start()
         if strand is not None:
             strand.post(_run_hook, what, function, args)
+
+    def post_apart(self, what: str, function: Callable[..., object],
+                   *args: Any) -> None:
+        """Run it beside all others; log what it raises."""
+        self._start()
+        pool = self._pool
+        if pool is not None:
+            Strand(pool).post(_run_hook, what, function, args)
 
     def serve(self, call: Call, answer: Callable[[bytes], None]) -> None:
         """Have the server's call run, and its reply given to ``answer``.
@@ -123,32 +136,49 @@ class Routes:
             answer(_failure(call, Busy()))
 
     def open(self) -> None:
-        """Threads may be started, also again after a ``stop``."""
+        """Run what comes from now on, also again after a ``retire``."""
         with self._lock:
-            self._stopped = False
+            # The threads that have not ended yet go on: what waits there
+            # and what is to come keep their order.
+            self._order = None
 
-    def stop(self, timeout_s: float) -> None:
-        """End the threads, after what was posted; later posts are lost."""
-        strand = self._strand
+    def retire(self) -> None:
+        """Order the threads to end after what was posted; any thread."""
+        with self._lock:
+            order = self._order = object()
+            strand = self._strand
         if strand is not None:
             # One runs after the other, and each goes behind the orders to
             # end; so those are given when the last has run.
-            drained = threading.Event()
-            strand.post(drained.set)
-            drained.wait(timeout_s)
+            strand.post(self._retire, order)
+
+    def _retire(self, order: object) -> None:
         with self._lock:
-            self._stopped = True
-            pool, self._pool = self._pool, None
-            self._lane = self._strand = None
+            pool = self._pool
+            if pool is None or order is not self._order:
+                return              # done already, or opened again
+            self._pool = self._lane = self._strand = None
+            self._retired = pool
+        pool.stop(0.0)
+
+    def join(self, timeout_s: float) -> None:
+        """After ``retire``: wait for the threads; not from one of them."""
+        with self._lock:
+            order, pool = self._order, self._pool
+        if order is not None and pool is not None:
+            pool.wait_for_strands(timeout_s)
+            self._retire(order)     # though a function hangs
+        with self._lock:
+            pool, self._retired = self._retired, None
         if pool is not None and not pool.stop(timeout_s):
             log.warning('a function that the server called still runs')
 
     def _start(self) -> Strand | None:
         with self._lock:
-            if self._pool is None and not self._stopped:
+            if self._pool is None and self._order is None:
                 # A Lane may take half of a pool; the rest is for the
-                # strand and for callbacks.
-                self._pool = WorkerPool(2 * self._threads,
+                # strand, and one for on_connect.
+                self._pool = WorkerPool(2 * self._threads + 1,
                                         on_thread_start=self._enter_thread)
                 self._lane = Lane(self._pool, self._threads)
                 self._strand = Strand(self._pool)

@@ -34,9 +34,8 @@ from ws4py.websocket import WebSocket as Ws4pyWebSocket
 
 from . import framing, transport
 from .client_handshake import (Answer, HandshakeError, agreed_compression,
-                               basic_auth, build_request, check_answer,
-                               header_list, parse_answer, parse_url,
-                               refusal)
+                               build_request, check_answer, header_list,
+                               parse_answer, parse_url, refusal)
 from .compression import OFFER
 
 __all__ = ['ClientSocket']
@@ -69,7 +68,6 @@ class ClientSocket(WebSocketClient):        # type: ignore[misc]
 
     def __init__(self, url: str,
                  headers: Iterable[tuple[str, str]] = (), *,
-                 auth: tuple[str, str] | None = None,
                  ssl_context: ssl.SSLContext | None = None,
                  protocols: Sequence[str] = (),
                  connect_timeout_s: float = 20.0,
@@ -96,9 +94,6 @@ class ClientSocket(WebSocketClient):        # type: ignore[misc]
         self.on_refused: Callable[[], object] = lambda: None
         self.is_refusing = False
         self.close_sent = False
-        credentials = auth or self.target.userinfo
-        if credentials is not None:
-            self.extra_headers.append(basic_auth(*credentials))
         self._aborted = False
         self._io_lock = threading.Lock()
         self._out: deque[bytes] = deque()

@@ -96,6 +96,11 @@ def impatient(monkeypatch):
     monkeypatch.setattr(client_link, 'LEAVE_TIMEOUT_S', 0.1)
 
 
+def threads_of_clients():
+    return [thread.name for thread in threading.enumerate()
+            if thread.name.startswith('wsrpc-client')]
+
+
 class Heard:
     """A function that keeps what it is called with."""
 
@@ -754,6 +759,85 @@ def test_an_on_connect_that_raises_is_logged_and_the_calls_go_out(caplog):
     assert 'on_connect raised ValueError' in caplog.text
 
 
+def test_neither_on_connect_nor_calls_wait_for_a_listener(server):
+    heard = Heard()
+
+    def listener(data):
+        first = client._link.ws
+        client.call('close', 4000)
+        wait_until(lambda: client._link.ws is not first)
+        heard(client.call('calc.add', 1, 2, timeout=5).result())
+
+    client = at_once(server.ws_url('/api'),
+                     on_connect=lambda client: client.proxy.calc.add(0, 0))
+    with client:
+        joined(client, 'topic', listener)
+        cp_wsrpc.publish('topic', 1)
+        assert heard.wait_for(1) == [3]
+
+
+def test_an_on_connect_that_outlives_its_connection_stops_no_calls():
+    greeted = Heard()
+
+    def drop(peer):
+        peer.shake()
+        peer.answer(result=1)
+        peer.reset()
+
+    def on_connect(client):
+        greeted(threading.get_ident())
+        if len(greeted.all) == 1:
+            client.proxy.f()
+            wait_until(lambda: client._link.ws is None
+                       or len(server.peers) == 2)
+            assert client.call('f', timeout=5).result() == 1
+
+    with scripted(drop, serve({'f': 1})) as server:
+        with at_once(server.url, on_connect=on_connect) as client:
+            greeted.wait_for(2)
+            assert client.call('f', timeout=5).result() == 1
+
+
+def test_the_end_of_a_late_on_connect_does_not_end_the_next_one():
+    greeted, again = Heard(), threading.Event()
+
+    def drop(peer):
+        peer.shake()
+        peer.reset()
+
+    def on_connect(client):
+        greeted(1)
+        if len(greeted.all) == 1:
+            assert again.wait(5)
+        else:
+            again.set()
+            wait_until(lambda: client._routes._pool._active_strands == 1)
+            greeted(client.call('login', timeout=5).result())
+
+    with scripted(drop, serve({'login': 'in'})) as server:
+        with at_once(server.url, on_connect=on_connect):
+            assert greeted.wait_for(3) == [1, 1, 'in']
+
+
+def test_on_connect_runs_though_all_other_threads_are_held(server):
+    greeted, held, go_on = Heard(), Heard(), threading.Event()
+
+    def hold(*args):
+        held(args)
+        go_on.wait(10)
+
+    client = at_once(server.ws_url('/api'), on_connect=greeted, threads=1)
+    with client:
+        client.route('hold', hold)
+        joined(client, 'topic', hold)
+        cp_wsrpc.publish('topic', 1)
+        client.call('ask', 'hold')
+        held.wait_for(2)
+        client.call('close', 4000)
+        greeted.wait_for(2)
+        go_on.set()
+
+
 BUSY = {'code': -32009, 'message': 'Busy',
         'data': {'retryable': True, 'executed': False}}
 GOING = {**BUSY, 'code': -32011}
@@ -926,8 +1010,7 @@ def test_close_fails_what_waits_and_ends_the_threads(impatient):
         client.close()
         assert time.monotonic() - started < 4
         assert isinstance(reply.exception(), ConnectionLostError)
-    assert not [thread for thread in threading.enumerate()
-                if thread.name.startswith('wsrpc-client')]
+    assert not threads_of_clients()
 
 
 def test_a_close_while_connecting_does_not_wait():
@@ -954,6 +1037,64 @@ def test_a_function_of_the_client_may_close_it(client):
     client.route('stop', client.close)
     client.call('ask', 'stop')
     assert client.wait(5) is True
+
+
+def test_a_function_of_the_client_may_close_it_and_connect_again(client):
+    heard = Heard()
+
+    @client.route
+    def again():
+        client.close()
+        client.connect()
+        heard(client.proxy.calc.add(1, 2))
+
+    client.call('ask', 'again')
+    assert heard.wait_for(1) == [3]
+    assert client.is_connected
+
+
+def test_events_keep_their_order_when_a_listener_connects_again(client):
+    heard = Heard()
+
+    def listener(data):
+        heard(data)
+        if data == 1:
+            client.close()
+            client.connect()
+            wait_until(lambda: client._topics._by_id)
+            for n in (2, 3):
+                cp_wsrpc.publish('topic', n)
+            wait_until(lambda: client._routes.waiting >= 3)
+            heard('end of 1')
+
+    joined(client, 'topic', listener)
+    cp_wsrpc.publish('topic', 1)
+    assert heard.wait_for(4) == [1, 'end of 1', 2, 3]
+
+
+@pytest.mark.parametrize('end', [
+    lambda client: client.call('ask', 'stop'),
+    lambda client: client.call('close', 4401)])
+def test_its_threads_end_though_nobody_closes_it_from_outside(server, end):
+    client = Client(server.ws_url('/api')).connect()
+    closes = Heard()
+    client.on_close(lambda *told: closes(told))
+    client.route('one', lambda: 1)
+    client.route('stop', client.close)
+    assert client.proxy.ask('one') == 1
+    end(client)
+    wait_until(lambda: client.is_closed)
+    wait_until(lambda: not threads_of_clients())
+    assert len(closes.all) == 1
+
+
+def test_a_callback_of_a_call_never_sent_runs_before_close_returns():
+    told = Heard()
+    client = Client('ws://h')
+    client.call('f', callback=told)
+    client.close()
+    assert isinstance(told.all[0].exception(), ConnectionLostError)
+    wait_until(lambda: not threads_of_clients())
 
 
 def test_on_close_functions_run_before_close_returns(server):
@@ -999,6 +1140,24 @@ def test_wait_says_when_the_time_is_up(client):
 def test_what_cannot_be_is_told_when_it_is_made(url, headers):
     with pytest.raises(ValueError):
         Client(url, headers)
+
+
+@pytest.mark.parametrize('auth', [
+    'ada:secret', ('ada',), ('ada', 5), ('ada', '\udcd0')])
+def test_credentials_that_cannot_be_are_told_when_it_is_made(auth):
+    with pytest.raises(ValueError):
+        Client('ws://h', auth=auth)
+
+
+def test_a_socket_that_cannot_be_made_is_a_failed_attempt(monkeypatch):
+    def make(*args, **options):
+        raise RuntimeError('on purpose')
+
+    monkeypatch.setattr(cp_wsrpc.client, 'ClientSocket', make)
+    with Client('ws://h') as client:
+        with pytest.raises(ConnectionLostError, match='on purpose'):
+            client.call('f', timeout=5).result()
+        assert client.state == 'waiting'
 
 
 def test_its_repr_says_where_and_how(client):

@@ -67,15 +67,23 @@ def test_headers_are_a_dict_or_pairs():
 
 @pytest.mark.parametrize('name, value', [
     ('A', 'x\r\nB: y'), ('A', 'x\ny'), ('A\r\nB', 'x'), ('A b', 'x'),
-    ('', 'x'), ('A:', 'x'), ('A', '\0')])
+    ('', 'x'), ('A:', 'x'), ('A', '\0'), ('A', '\udcd0')])
 def test_a_header_cannot_break_the_request_in_two(name, value):
     with pytest.raises(ValueError):
         header_list([(name, value)])
 
 
 def test_basic_authentication_is_rfc_7617s():
-    assert basic_auth('Aladdin', 'open sesame') == (
+    assert basic_auth(('Aladdin', 'open sesame')) == (
         'Authorization', 'Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==')
+
+
+@pytest.mark.parametrize('credentials', [
+    'ada:secret', ('ada',), ('ada', 5), (b'ada', b'secret'),
+    ('ada', 'secret', 'x'), ('ada', '\udcd0')])
+def test_credentials_that_cannot_be_are_a_value_error(credentials):
+    with pytest.raises(ValueError):
+        basic_auth(credentials)
 
 
 def test_the_accept_key_is_rfc_6455s():

@@ -24,7 +24,7 @@ class Api:
         return a + b
     @cp_wsrpc.expose
     def wait(self, seconds):
-        time.sleep(seconds)
+        time.sleep(seconds)     # slow on purpose
     @cp_wsrpc.expose
     def publish(self, data):
         cp_wsrpc.publish('news', data)

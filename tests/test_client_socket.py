@@ -289,9 +289,7 @@ def test_a_header_of_the_user_stands_in_the_place_of_ours():
     assert 'host: other\r\nCookie: a=1' in request
 
 
-def test_credentials_come_from_auth_or_the_url():
-    assert 'Authorization: Basic YTpi' in asked(auth=('a', 'b'))
-    assert 'Authorization: Basic YTpi' in asked('ws://a:b@h/')
+def test_credentials_of_the_url_are_not_in_the_request_as_they_are():
     assert 'a:b' not in asked('ws://a:b@h/')
 
 

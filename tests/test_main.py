@@ -69,6 +69,7 @@ def run(capsys, *arguments):
     (['add', '1', '2'], '3'), (['add', 'a=1', 'b=2'], '3'),
     (['echo'], '[[], {}]'),
     (['echo', '"é"', '[1]', '{"a": null}'], '[["é", [1], {"a": null}], {}]'),
+    (['echo', '-5', '-1e5', '-2.5E-1'], '[[-5, -100000.0, -0.25], {}]'),
     (['echo', 'x="a=b"'], '[[], {"x": "a=b"}]'),
     (['echo', '123456789012345678901234567890'],
      '[[123456789012345678901234567890], {}]')])
@@ -95,6 +96,9 @@ def test_an_unknown_method_is_1(capsys, server):
     (['call', 'ws://h', 'f', 'hello'], 'a text is written \'"hello"\''),
     (['call', 'ws://h', 'f', '1', 'a=2'], 'all by position'),
     (['call', 'ws://h', 'f', 'timeout=2'], 'by position'),
+    (['call', 'ws://h', 'f', 'idempotency_key="a"'], 'by position'),
+    (['call', 'ws://h', 'f', '--user', 'a:\udcd0'], 'no Unicode'),
+    (['call', 'ws://h', 'f', '-H', 'A: \udcd0'], 'not a header'),
     (['call', 'ftp://h', 'f'], 'no ws, wss'),
     (['call', 'ws://h', 'f', '-H', 'nonsense'], 'is no header'),
     (['call', 'ws://h', 'f', '-H', 'a b: c'], 'not a header'),
