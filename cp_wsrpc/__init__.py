@@ -62,12 +62,12 @@ if TYPE_CHECKING:
 
 __version__ = '0.1.0'
 
+# Without call and connection, which are not there outside of a call.
 __all__ = ['BrokerUnavailable', 'Busy', 'CallTimeout', 'Client', 'CloseCode',
            'ConfigError', 'ConnectionLostError', 'MessageTooBig',
            'NoConnection', 'Overloaded', 'RPCError', 'RemoteError', 'Route',
            'STATIC_DIR', 'TopicRefused', 'WebSocket', 'WsrpcError',
-           'broadcast', 'call', 'connection', 'connections', 'expose',
-           'nonblocking', 'publish']
+           'broadcast', 'connections', 'expose', 'nonblocking', 'publish']
 
 cherrypy.tools.wsrpc = WsrpcTool()
 cherrypy.engine.wsrpc = WsrpcPlugin(cherrypy.engine)

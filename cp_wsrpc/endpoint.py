@@ -31,7 +31,8 @@ from .errors import ConfigError
 from .exposure import kind_of
 from .options import PREFIX, Options, attached_configs, check_app_config
 
-__all__ = ['Endpoint', 'Place', 'find_endpoints', 'place_of']
+__all__ = ['Endpoint', 'Place', 'find_endpoints', 'place_of',
+           'place_of_request']
 
 _ON = PREFIX + 'on'
 
@@ -54,6 +55,11 @@ class Place(NamedTuple):
 # look, and find the same.
 _known: weakref.WeakKeyDictionary[Any, frozenset[str]] = (
     weakref.WeakKeyDictionary())
+
+
+def place_of_request(request: Any) -> Place | None:
+    """:func:`place_of` for what CherryPy has just dispatched."""
+    return place_of(request.app, host_config.dispatched_path(request))
 
 
 def place_of(app: Any, path_info: str) -> Place | None:

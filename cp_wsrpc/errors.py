@@ -28,7 +28,8 @@ builds the sentence, and the sentence says what to do.
     |   +-- MessageTooBig
     |   +-- Overloaded
     |   +-- BrokerUnavailable
-    +-- NoConnection (LookupError)    -       asked for outside of a call
+    +-- NoConnection (LookupError,    -       asked for outside of a call
+    |        AttributeError)
     +-- WrongThread (RuntimeError)    -       a wait on the loop's thread
     +-- ConfigError (ValueError)      -       an option that cannot be
 
@@ -281,8 +282,12 @@ class BrokerUnavailable(NotSent):
     """The broker (Redis) did not answer in time."""
 
 
-class NoConnection(WsrpcError, LookupError):
-    """``cp_wsrpc.connection`` or ``cp_wsrpc.call`` outside of a call."""
+class NoConnection(WsrpcError, LookupError, AttributeError):
+    """``cp_wsrpc.connection`` or ``cp_wsrpc.call`` outside of a call.
+
+    An AttributeError too, for ``hasattr(cp_wsrpc, 'connection')``, and for
+    whoever goes through the names of a module.
+    """
 
 
 class WrongThread(WsrpcError, RuntimeError):

@@ -10,6 +10,8 @@ would find there::
     owner_of_key(app, '/api/calc', 'tools.wsrpc.on')  -> '/api', '' or None
     sections_of(app)                           -> {('api', 'calc'): {..}}
     dispatcher_of(app, '/api')                 -> <Dispatcher object>
+    dispatched_path(request)                   -> '/api', or '/one/api' where
+                                                  VirtualHost has put a prefix
 
 Any thread may ask; nothing is kept.  The walk reads attributes with
 ``getattr``, as CherryPy does at each request for the same path: ask only for
@@ -25,22 +27,25 @@ What is not: ``_cp_dispatch`` and ``popargs`` are not run (they are code that
 wants a request), so below one of them the objects are unknown and only the
 sections count.  Of a ``RoutesDispatcher`` the controller that a route names
 is not looked up.  ``VirtualHost`` chooses by a header: give the path with
-its prefix.  A dispatcher that is any other callable is taken for the
-default one.
+its prefix, which ``dispatched_path`` finds.  A dispatcher that is any other
+callable is taken for the default one.
 """
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
 import cherrypy
-from cherrypy._cpdispatch import Dispatcher, MethodDispatcher
+from cherrypy._cpdispatch import Dispatcher, MethodDispatcher, VirtualHost
+from cherrypy.lib import httputil
 
 __all__ = [
-    'config_down_to', 'config_of', 'dispatcher_of', 'object_at',
-    'owner_of_key', 'sections_of',
+    'config_down_to', 'config_of', 'dispatched_path', 'dispatcher_of',
+    'object_at', 'owner_of_key', 'sections_of',
 ]
 
 _DEFAULT_DISPATCHER = Dispatcher()
+# VirtualHost is a function that makes functions, all of this one code.
+_VIRTUAL_HOST_CODE = VirtualHost().__code__
 
 
 class _Step(NamedTuple):
@@ -124,11 +129,46 @@ def sections_of(app: Any) -> dict[tuple[str, ...], dict[str, Any]]:
 
 def dispatcher_of(app: Any, path: str) -> Any:
     """Return the ``Dispatcher`` whose walk leads to ``path``."""
-    dispatcher = app.find_config(path.rstrip('/') or '/', 'request.dispatch',
-                                 None)
+    dispatcher = _dispatch_of(app, path)
+    settings = _virtual_host_settings(dispatcher)
+    if settings is not None:
+        dispatcher = settings['next_dispatcher']
     if isinstance(dispatcher, Dispatcher):
         return dispatcher
     return _DEFAULT_DISPATCHER
+
+
+def dispatched_path(request: Any) -> str:
+    """Return the path at which CherryPy has looked for the page.
+
+    It is ``path_info``, behind the prefix of the domain where the
+    dispatcher is a ``VirtualHost``.  To be asked before a hook has run:
+    ``tools.proxy`` changes the headers that this reads.
+    """
+    path: str = request.path_info
+    settings = _virtual_host_settings(_dispatch_of(request.app, path))
+    if settings is None:
+        return path
+    domain = request.headers.get('Host', '')
+    if settings['use_x_forwarded_host']:
+        domain = request.headers.get('X-Forwarded-Host', domain)
+    prefix = settings['domains'].get(domain, '')
+    return httputil.urljoin(prefix, path) if prefix else path
+
+
+def _dispatch_of(app: Any, path: str) -> Any:
+    return app.find_config(path.rstrip('/') or '/', 'request.dispatch', None)
+
+
+def _virtual_host_settings(dispatch: Any) -> dict[str, Any] | None:
+    """Return what ``VirtualHost`` was called with; None: it is none.
+
+    From its closure, as nothing else has it.
+    """
+    if getattr(dispatch, '__code__', None) is not _VIRTUAL_HOST_CODE:
+        return None
+    return {name: cell.cell_contents for name, cell in zip(
+        dispatch.__code__.co_freevars, dispatch.__closure__, strict=True)}
 
 
 class _Page(NamedTuple):

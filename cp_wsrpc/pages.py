@@ -17,12 +17,16 @@ from .client_files import ClientFile, read_client_file
 from .host_session import renew_session
 from .upgrade import Fault
 
-__all__ = ['KEEP_ALIVE_TYPE', 'Refusal', 'answer_plain', 'has_no_page',
-           'keep_session_alive', 'serve_client_file', 'set_headers']
+__all__ = ['KEEP_ALIVE_TYPE', 'PROBE_TYPE', 'Refusal', 'answer_plain',
+           'has_no_page', 'keep_session_alive', 'serve_client_file',
+           'set_headers']
 
 #: What the client accepts when it asks in order to keep its session.  In
 #: a header that a page may send anywhere without being asked first.
 KEEP_ALIVE_TYPE = 'application/vnd.cp-wsrpc.session+json'
+#: The same when it asks by POST what a handshake of its has met: a page's
+#: own POSTs have often no body either.
+PROBE_TYPE = 'application/vnd.cp-wsrpc.probe+json'
 
 _HEADERS_OF_A_PAGE = ('Content-Encoding', 'Content-Length', 'ETag',
                       'Expires', 'Last-Modified', 'Location', 'Vary')

@@ -7,16 +7,17 @@ is in force, and takes over the page handler::
     GET  /api  with Upgrade      101, and the socket goes to the plugin
     GET  /api                    the controller's page, else 426
     GET  /api  Accept: ...+json  the session of an open page is renewed
-    POST /api  without a body    426: the question of a client that was
-                                 refused (a browser shows it no status)
+    POST /api  Accept: ...+json  426: the question of a client that was
+                                 refused (a browser shows it no status);
+                                 so any POST where there is no page
     GET  /api/wsrpc.js           the client; also .mjs and .d.ts
     anything below /api          CherryPy, as if the tool were not there
 
 The way of a handshake through CherryPy's hooks, in the names that ws4py's
 tool gave these steps:
 
-1. ``upgrade``, at before_request_body 35: Origin and Host, then the
-   handshake's form.  ``tools.proxy`` (30) has run, no login yet.
+1. ``upgrade``, at before_request_body 35: Origin and Host, the
+   handshake's form, room for it.  ``tools.proxy`` (30) has run, no login.
 2. every guard of the application, at whatever point, as for a page;
 3. the page handler, ours: ``tools.wsrpc.user``, the session, status 101;
 4. ``complete``, at before_finalize 99: if it is 101 still, its headers;
@@ -38,15 +39,16 @@ import cherrypy
 from ws4py.server.cherrypyserver import WebSocketTool
 
 from . import compression, host_socket, upgrade
-from .endpoint import Endpoint, place_of
+from .endpoint import Endpoint, place_of_request
 from .host_identity import find_user
 from .host_serving import Handshake
 from .host_session import SessionKey
 from .logs import escape, limited
 from .options import DIALECTS
 from .origins import host_refusal, origin_refusal
-from .pages import (KEEP_ALIVE_TYPE, Refusal, answer_plain, has_no_page,
-                    keep_session_alive, serve_client_file, set_headers)
+from .pages import (KEEP_ALIVE_TYPE, PROBE_TYPE, Refusal, answer_plain,
+                    has_no_page, keep_session_alive, serve_client_file,
+                    set_headers)
 from .upgrade import Fault
 
 __all__ = ['Exchange', 'WsrpcTool']
@@ -74,12 +76,13 @@ class Exchange:
         self.endpoint = endpoint
         self.fields = upgrade.fields_of(request.header_list)
         self.is_attempt = upgrade.is_attempt(self.fields)
+        accepted = self.fields.get('accept', ())
         self.is_probe = (request.method == 'POST' and not self.is_attempt
-                         and (has_no_page(request)
-                              or not upgrade.has_body(self.fields)))
+                         and (PROBE_TYPE in accepted
+                              or has_no_page(request)))
         self.is_keep_alive = (request.method == 'GET'
-                              and not self.is_attempt and KEEP_ALIVE_TYPE
-                              in self.fields.get('accept', ()))
+                              and not self.is_attempt
+                              and KEEP_ALIVE_TYPE in accepted)
         self.handshake: Handshake | None = None
         self.sentence = ''
         self.status = 0
@@ -114,7 +117,7 @@ class WsrpcTool(WebSocketTool):     # type: ignore[misc]
         found the page and before any hook runs.
         """
         request = cherrypy.serving.request
-        place = place_of(request.app, request.path_info)
+        place = place_of_request(request)
         if place is None:
             return
         endpoint = cherrypy.engine.wsrpc.endpoint_for(request)
@@ -166,6 +169,9 @@ class WsrpcTool(WebSocketTool):     # type: ignore[misc]
         carrier = host_socket.find_carrier()
         _check_origin_and_host(request, exchange, carrier)
         if not exchange.is_attempt:
+            # Before a guard of all POSTs: its 403 would be final, while
+            # the 503 that the handshake met will pass.
+            _check_readiness(exchange)
             return
         fault = upgrade.fault_of(request.method, request.protocol,
                                  exchange.fields)
@@ -330,7 +336,6 @@ def _drop_static_pages(request: Any) -> None:
 def _answer_probe(*args: Any, **kwargs: Any) -> None:
     """Say what a handshake would have met: 426 for "come in"."""
     exchange = cherrypy.serving.request.wsrpc
-    _check_readiness(exchange)
     if exchange.endpoint.options.user is not None:
         exchange.endpoint.options.user()    # may refuse, as at a handshake
     answer_plain()

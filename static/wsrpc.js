@@ -75,7 +75,9 @@
   const MIN_KEEP_ALIVE_MS = 1000;
   /** How often if the answer cannot be had, or read (other origins). */
   const BLIND_KEEP_ALIVE_MS = 60000;
+  /** Told in a header that may go to other origins without a preflight. */
   const SESSION_TYPE = 'application/vnd.cp-wsrpc.session+json';
+  const PROBE_TYPE = 'application/vnd.cp-wsrpc.probe+json';
   const MAX_ERROR_BYTES = 4096;
   const MAX_REASON_BYTES = 123;
   const MAX_BATCH = 100;
@@ -1529,6 +1531,7 @@
       try {
         const { status, type, body } = await fetch(this.#addresses.httpUrl, {
           method: 'POST',
+          headers: { Accept: PROBE_TYPE },
           redirect: 'manual',
           credentials: 'include', // as a WebSocket sends them
           cache: 'no-store',
@@ -1630,8 +1633,8 @@
       });
     }
 
-    #takeBound(name, args, succeed, fail) {
-      const { timeoutMs } = this.#options;
+    #takeBound(name, args, succeed, fail,
+      timeoutMs = this.#options.timeoutMs) {
       this.#take(new Call(name, requestTail(name, args),
         { timeoutMs, isBound: true }, succeed, fail));
     }
@@ -1843,9 +1846,11 @@
       if (!this.#ready) return; // it will be its turn after the queue
       this.#timers.clear(topic);
       topic.state = 'joining';
+      // No limit of time, it ends with the connection: the server has no
+      // less subscribed us when its answer comes late.
       this.#takeBound('rpc.subscribe', topic.joinParams(),
         (reply) => this.#joined(topic, reply),
-        (error) => this.#joinFailed(topic, error));
+        (error) => this.#joinFailed(topic, error), 0);
     }
 
     #joined(topic, reply) {
@@ -1878,7 +1883,7 @@
         this.#run('onerror', onerror, error);
       }
       if (heard.includes(null)) this.#report(error);
-      if (!error.retryable && !(error instanceof CallTimeoutError)) return;
+      if (!error.retryable) return;
       if (topic.state !== 'out' || !topic.listeners.size || !this.#ready) {
         return;
       }

@@ -67,7 +67,8 @@ def test_each_class_has_the_code_of_the_protocol(name: str,
 
 @pytest.mark.parametrize(('name', 'builtin'), [
     ('ConnectionLostError', ConnectionError), ('CallTimeout', TimeoutError),
-    ('NoConnection', LookupError), ('WrongThread', RuntimeError),
+    ('NoConnection', LookupError), ('NoConnection', AttributeError),
+    ('WrongThread', RuntimeError),
     ('ConfigError', ValueError), ('MessageTooBig', ValueError)])
 def test_those_that_python_has_a_word_for_are_that_too(
         name: str, builtin: type[Exception]) -> None:

@@ -111,6 +111,30 @@ def test_config_is_what_the_dispatcher_finds(app, path, verb):
     assert expected['site'] == 1
 
 
+@pytest.mark.parametrize('given, headers, expected', [
+    ({}, {'Host': 'one.test'}, '/one/api'),
+    ({}, {'Host': 'other.test'}, '/api'), ({}, {}, '/api'),
+    ({}, {'Host': 'x', 'X-Forwarded-Host': 'one.test'}, '/one/api'),
+    ({'use_x_forwarded_host': False},
+     {'Host': 'one.test', 'X-Forwarded-Host': 'x'}, '/one/api')])
+def test_the_path_is_that_which_a_virtual_host_has_looked_up(
+        given, headers, expected):
+    seen = []
+    virtual = cherrypy.dispatch.VirtualHost(seen.append, **given,
+                                            **{'one.test': '/one'})
+    request = Request(None, None)
+    request.app = Tree().mount(None, '/app', {
+        '/': {'request.dispatch': virtual}})
+    request.path_info, request.config = '/api', {}
+    request.headers.update(headers)
+    cherrypy.serving.load(request, Response())
+    try:
+        request.get_resource('/api')
+    finally:
+        cherrypy.serving.clear()
+    assert [host_config.dispatched_path(request)] == seen == [expected]
+
+
 def test_config_holds_the_global_config(app, monkeypatch):
     monkeypatch.setitem(cherrypy.config, 'site.key', 1)
     monkeypatch.setitem(cherrypy.config, 'leaf', 'global')

@@ -44,6 +44,14 @@ def test_a_method_runs_as_in_a_call_and_all_is_recorded():
     assert conn.called == [('confirm', ('Sure?',), {})]
 
 
+def test_the_bus_is_recorded_as_the_functions_are():
+    with testing.call() as conn:
+        cherrypy.engine.publish('wsrpc-publish', 'news', {'msg': 'hi'})
+        cherrypy.engine.publish('wsrpc-broadcast', 'total', 5, user='ada')
+    assert conn.published == [('news', {'msg': 'hi'})]
+    assert conn.broadcasted == [('total', (5,), {'user': 'ada'})]
+
+
 def test_it_is_reached_by_the_package_too():
     with cp_wsrpc.testing.call() as conn:
         assert cp_wsrpc.connection is conn
@@ -53,8 +61,16 @@ def test_outside_of_the_block_there_is_no_call():
     with testing.call():
         pass
     for name in ('connection', 'call'):
+        assert not hasattr(cp_wsrpc, name)
         with pytest.raises(NoConnection):
             getattr(cp_wsrpc, name)
+
+
+def test_outside_of_the_block_all_of_the_package_can_be_imported():
+    names = {}
+    exec('from cp_wsrpc import *', names)
+    assert names['expose'] is cp_wsrpc.expose
+    assert 'connection' not in names
 
 
 def test_an_async_method_is_awaited_in_the_block():

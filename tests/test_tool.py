@@ -119,6 +119,9 @@ def check_session_is_unlocked():
 cherrypy.tools.odd = cherrypy._cptools.HandlerWrapperTool(return_oddly)
 cherrypy.tools.ticket = cherrypy._cptools.HandlerWrapperTool(guard)
 
+#: What the JavaScript client says when it asks why it was refused.
+ASKS = {'Accept': 'application/vnd.cp-wsrpc.probe+json'}
+
 #: How an upgrade without a proper identity is answered: {name: (config of
 #: the endpoint, the status)}.
 REFUSING = {
@@ -357,9 +360,10 @@ def test_head_and_other_methods(server):
 
 def test_a_post_learns_that_it_may_come_in(server):
     for path in ('/api', '/api/', '/paged', '/catching', '/resource'):
-        answer = server.http(path, method='POST')
+        answer = server.http(path, method='POST', headers=ASKS)
         assert answer.status == 426, path
         assert answer.headers['cache-control'] == 'no-store'
+    assert server.http('/api', method='POST').status == 426     # no page
 
 
 def test_a_post_learns_what_the_handshake_was_told(server):
@@ -375,7 +379,9 @@ def test_a_post_learns_what_the_handshake_was_told(server):
     assert server.http('/nothing', method='POST').status == 404
 
 
-def test_a_post_with_a_body_is_the_pages(server):
+def test_a_post_that_does_not_ask_is_the_pages(server):
+    answer = server.http('/paged/?a=1', method='POST')
+    assert (answer.status, answer.body) == (200, b"a page ['a']")
     answer = server.http('/paged/', method='POST', body=b'a=1', headers={
         'Content-Type': 'application/x-www-form-urlencoded'})
     assert answer.body == b"a page ['a']"

@@ -8,8 +8,8 @@ import cp_wsrpc
 
 from .rawpeer import client_frame, TEXT
 from .serving import serving, wait_until
-from .test_tool import (ON, PING, REFUSING, assert_refused, assert_served,
-                        build_root)
+from .test_tool import (ASKS, ON, PING, REFUSING, assert_refused,
+                        assert_served, build_root)
 
 
 def test_a_full_server_says_503_to_both_questions():
@@ -26,6 +26,22 @@ def test_a_full_server_says_503_to_both_questions():
             assert_served(third)
         assert server.logged('503: as many connections are open as '
                              'engine.wsrpc.max_connections allows (1)')
+
+
+def test_a_guard_of_all_posts_does_not_hide_that_it_will_pass():
+    """Its 403 is final for a client, which a 503 is not."""
+    def forbid():
+        if cherrypy.request.method == 'POST':
+            raise cherrypy.HTTPError(403, 'where is your token?')
+
+    with serving(build_root(), {'/': {'hooks.before_handler': forbid},
+                                '/api': ON},
+                 engine={'wsrpc.max_connections': 1}) as server:
+        assert server.http('/api', method='POST', headers=ASKS).status == 403
+        with server.peer('/api') as first:
+            assert_served(first)
+            answer = server.http('/api', method='POST', headers=ASKS)
+            assert answer.status == 503
 
 
 @pytest.mark.parametrize('tls', ['builtin', 'pyopenssl'])
@@ -98,6 +114,30 @@ def test_a_static_page_may_share_the_path(tmp_path):
         assert server.http('/wsrpc.js').status == 200
         with server.peer('/') as peer:
             assert_served(peer)
+
+
+@pytest.mark.parametrize('header', ['Host', 'X-Forwarded-Host'])
+def test_a_virtual_host_has_endpoints_below_its_prefix(header):
+    virtual = cherrypy.dispatch.VirtualHost(
+        cherrypy.dispatch.MethodDispatcher(), **{'one.test': '/paged',
+                                                 'two.test': '/kept'})
+    hosts = ON | {'tools.wsrpc.hosts': '*'}
+    root = build_root()
+    root.paged.api = build_root().resource
+    config = {'/': {'request.dispatch': virtual}, '/paged/api': hosts,
+              '/kept/other': hosts}
+    with serving(root, config) as server:
+        one, two = {header: 'one.test'}, {header: 'two.test'}
+        with server.peer('/api/', headers=one) as peer:
+            assert_served(peer)
+        with server.peer('/paged/api') as peer:     # as it is for pages
+            assert_served(peer)
+        assert server.http('/api', headers=one).body == b'got'
+        assert server.http('/api/wsrpc.js', headers=one).status == 200
+        for path, headers in (('/api', two), ('/other', one),
+                              ('/api', {}), ('/paged/api', one)):
+            with server.peer(path, headers=headers) as peer:
+                assert peer.status == 404, (path, headers)
 
 
 def test_a_probe_meets_what_the_user_hook_says():

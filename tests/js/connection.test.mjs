@@ -209,6 +209,7 @@ test('how the endpoint is asked', async () => {
   assert.deepEqual(init, {
     url: 'https://host/api?x=1',
     method: 'POST',
+    headers: { Accept: 'application/vnd.cp-wsrpc.probe+json' },
     redirect: 'manual',
     credentials: 'include',
     cache: 'no-store',
