@@ -42,7 +42,9 @@ lint: $(VENV)/.test
 
 attack: $(VENV)/.test
 	WSRPC_FULL=1 $(BIN)/python -m pytest --timeout 900 tests/attack \
-	    tests/fuzz $(ARGS)
+	    tests/fuzz tests/test_tls.py tests/test_shutdown.py \
+	    tests/test_history.py tests/test_recovery.py \
+	    tests/test_redis_store.py tests/test_idempotency.py $(ARGS)
 
 # ../shared/conformance/run installs the testsuite, for Python 2.7.
 CONFORMANCE_PORT = 9741

@@ -24,7 +24,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -35,6 +34,8 @@ from cp_wsrpc.backoff import Backoff
 from cp_wsrpc.client_link import Link
 from cp_wsrpc.client_socket import ClientSocket
 from cp_wsrpc.errors import ConnectionLostError
+
+from .serving import wait_until
 
 __all__ = ['main']
 
@@ -132,13 +133,14 @@ def fuzzing_server(cases: list[str], out: pathlib.Path) -> Iterator[str]:
 
 
 def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline and process.poll() is None:
+    def listens() -> bool:
+        assert process.poll() is None, 'wstest has ended: see its log'
         with contextlib.suppress(OSError):
             socket.create_connection(('127.0.0.1', port), 1).close()
-            return
-        time.sleep(0.1)
-    raise TimeoutError('wstest does not start: see its log')
+            return True
+        return False
+
+    wait_until(listens, 30, 'wstest')
 
 
 def run_cases(url: str) -> None:

@@ -28,6 +28,22 @@ def need() -> Callable[[str], str]:
     return _need
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        'markers', 'full: has no quick form; runs with WSRPC_FULL=1 alone')
+
+
+def pytest_collection_modifyitems(config: pytest.Config,
+                                  items: list[pytest.Item]) -> None:
+    """Leave out what is marked ``full``, unless that was asked for."""
+    if os.environ.get('WSRPC_FULL') == '1':
+        return
+    left_out = [item for item in items if item.get_closest_marker('full')]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Any:
     report = yield

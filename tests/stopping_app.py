@@ -50,13 +50,13 @@ class Api:
 
     @expose
     def sleep(self, seconds: float):
-        time.sleep(seconds)
+        time.sleep(seconds)     # slow on purpose
         return 'slept'
 
     @expose
     async def sleep_async(self, seconds: float):
         import asyncio
-        await asyncio.sleep(seconds)
+        await asyncio.sleep(seconds)    # slow on purpose
         return 'slept'
 
     @expose

@@ -1,6 +1,7 @@
 """The harness itself: serving, rawpeer, need, and what conftest watches."""
 from __future__ import annotations
 
+import itertools
 import pathlib
 import re
 import socket
@@ -302,11 +303,39 @@ def test_what_a_test_leaves_behind_fails_it(tmp_path):
 
 def test_tests_skip_in_one_place_and_never_sleep():
     banned = re.compile(r'\bpytest\.skip\(|\bskipif\b|\bimportorskip\b'
-                        r'|\btime\.sleep\(|\basyncio\.sleep\((?!0\))')
+                        r'|\b(time|asyncio)\.sleep\((?!0\))')
     here = {'need.py', 'serving.py', pathlib.Path(__file__).name}
-    found = [f'{path.name}:{number}: {line.strip()}'
-             for path in sorted(TESTS.rglob('*.py')) if path.name not in here
-             and 'node_modules' not in path.parts
-             for number, line in enumerate(path.read_text().split('\n'), 1)
-             if banned.search(line)]
+    found = []
+    for path in sorted(TESTS.rglob('*.py')):
+        if path.name in here or 'node_modules' in path.parts:
+            continue
+        lines = path.read_text().split('\n')
+        found += [f'{path.name}:{number}: {line.strip()}'
+                  for number, line in enumerate(lines, 1)
+                  if banned.search(line)
+                  and not is_slow_on_purpose(lines[:number])]
     assert not found, '\n'.join(found)
+
+
+def is_slow_on_purpose(lines):
+    """Whether the last line is marked so, in a method that is served."""
+    if not re.search(r'\.sleep\(.*# slow on purpose$', lines[-1]):
+        return False
+    head = re.compile(r' *(async )?def ')
+    start = max((number for number, line in enumerate(lines)
+                 if head.match(line)), default=0)
+    decorators = itertools.takewhile(
+        lambda line: line.lstrip().startswith('@'), reversed(lines[:start]))
+    return any('expose' in line for line in decorators)
+
+
+@pytest.mark.parametrize('text, allowed', [
+    ('@expose\ndef wait(self):\n    time.sleep(9)  # slow on purpose', True),
+    ('@expose\ndef wait(self):\n    time.sleep(9)', False),
+    ('def test_it():\n    time.sleep(9)  # slow on purpose', False),
+    ('@expose\ndef f():\n    pass\n'
+     'def test_it():\n    time.sleep(9)  # slow on purpose', False),
+    ('@expose\n@nonblocking\ndef f():\n'
+     '    pytest.skip()  # slow on purpose', False)])
+def test_only_what_is_served_may_be_slow(text, allowed):
+    assert is_slow_on_purpose(text.split('\n')) is allowed

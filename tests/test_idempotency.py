@@ -34,7 +34,7 @@ from .scripted import scripted
 from .serving import serving, wait_until
 
 KEY = 'a-key-of-16-chars'
-FULL = bool(os.environ.get('WSRPC_FULL'))
+FULL = os.environ.get('WSRPC_FULL') == '1'
 
 
 def keyed(method, params=None, id=1, key=KEY):

@@ -18,6 +18,7 @@ import ssl
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import fields
@@ -30,7 +31,7 @@ from cherrypy.lib import reprconf
 from cherrypy.process.wspbus import ChannelFailures
 
 import cp_wsrpc
-from cp_wsrpc import errors, logs
+from cp_wsrpc import errors, history, logs
 from cp_wsrpc.options import Options
 from cp_wsrpc.plugin import WsrpcPlugin
 
@@ -427,17 +428,29 @@ def test_the_client_runs() -> None:
 
 def test_the_shell_prints_what_the_readme_says() -> None:
     with api_served(root_of(api=api_with_calc())) as server:
-        session = re.findall(r'\$ (.*)\n((?:[^$].*\n)*)',
-                             block('code-shell'))
+        session = session_of('code-shell')
         assert len(session) == 2
         for command, printed in session:
-            words = shlex.split(command.replace(
-                'ws://localhost:8080', server.ws_url('')))
-            assert words[0] == 'python'
-            done = subprocess.run([sys.executable, *words[1:]], cwd=ROOT,
-                                  capture_output=True, text=True,
-                                  timeout=20, check=False)
-            assert (done.returncode, done.stdout) == (0, printed), done
+            assert printed == shell(
+                command, {'ws://localhost:8080': server.ws_url('')})
+
+
+def session_of(name: str) -> list[tuple[str, str]]:
+    """(command, what it prints), for each line with a ``$``."""
+    return re.findall(r'\$ (.*)\n((?:[^$].*\n)*)', block(name))
+
+
+def shell(command: str, places: dict[str, str]) -> str:
+    """What ``python ...`` prints, with our URLs for those printed."""
+    for printed, ours in places.items():
+        command = command.replace(printed, ours)
+    words = shlex.split(command)
+    assert words[0] == 'python'
+    done = subprocess.run([sys.executable, *words[1:]], cwd=ROOT,
+                          capture_output=True, text=True, timeout=20,
+                          check=False)
+    assert done.returncode == 0, done
+    return done.stdout
 
 
 def test_a_plain_handler_runs() -> None:
@@ -598,14 +611,147 @@ def test_the_wire_says_what_the_page_of_the_protocol_says(name: str) -> None:
             'tools.wsrpc.on': True, 'tools.wsrpc.subscribe': ['news'],
             'tools.wsrpc.publish': ['news']}}) as server:
         with server.peer('/api') as peer:
-            for way, text in lines:
-                if way == '-->':
-                    peer.send_text(text)
-                else:
-                    assert peer.recv_json() == json.loads(text)
-            # Nothing else was said.
-            peer.send_text('{"jsonrpc":"2.0","method":"rpc.ping","id":99}')
-            assert peer.recv_json()['id'] == 99
+            assert_said(peer, lines)
+
+
+def assert_said(peer: Any, lines: list[tuple[str, str]]) -> None:
+    for way, text in lines:
+        if way == '-->':
+            peer.send_text(text)
+        else:
+            assert peer.recv_json() == json.loads(text)
+    # Nothing else was said.
+    peer.send_text('{"jsonrpc":"2.0","method":"rpc.ping","id":99}')
+    assert peer.recv_json()['id'] == 99
+
+
+def test_a_gap_is_told_as_the_page_of_the_protocol_says(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history, 'new_epoch', lambda: 'kX3pQ9_a')
+    lines = [(line[:3], line[4:])
+             for line in block('wire-recovery').splitlines()]
+    with serving(root_of(api=api_with_calc()), {'/api': {
+            'tools.wsrpc.on': True, 'tools.wsrpc.subscribe': ['items'],
+            'tools.wsrpc.publish': ['items']}},
+            engine={'wsrpc.topics': {'items': {}}}) as server:
+        with server.peer('/api') as peer:
+            assert_said(peer, lines)
+
+
+# -- topics with history ----------------------------------------------------
+
+PUSHING = ROOT / 'docs' / 'pushing.rst'
+
+
+def test_the_page_of_pushing_has_every_option_of_a_topic() -> None:
+    told = dict(re.findall(r'^``(\w+)`` +``(\S+)``  ', PUSHING.read_text(),
+                           re.MULTILINE))
+    assert {name: f'``{value}``' for name, value in told.items()} == {
+        name: written(value)
+        for name, value in history.Retention()._asdict().items()}
+
+
+def test_the_topics_of_the_page_keep_what_it_says() -> None:
+    settings = config_of('code-topics')['global']
+    with serving(root_of(), settings=settings):
+        for topic in ('items', 'chat.x', 'price.used'):
+            epoch, offset = cp_wsrpc.publish(topic, 9, key='car-7')
+            assert (bool(epoch), offset) == (True, 1)
+        for topic in ('chat.private', 'mouse', 'other'):
+            assert cp_wsrpc.publish(topic, 9) is None
+
+
+def test_a_page_begins_with_a_state_and_misses_nothing(
+        browser: Any) -> None:
+    made = run('code-state', threading=threading, Api=api_with_calc)
+    between = iter(['two'])
+
+    class Root(Blank, made.Root):       # type: ignore[name-defined]
+        @cherrypy.expose
+        @cherrypy.tools.json_out()
+        def state(self) -> Any:
+            told = super().state()
+            for item in between:
+                self.add(item)
+            return told
+
+    root = Root()
+    with serving(root, {'/api': {'tools.wsrpc.on': True,
+                                 'tools.wsrpc.subscribe': ['items']}},
+                 engine={'wsrpc.topics': {'items': {}}}) as server, \
+            opened(browser) as page:
+        assert server.http('/add?item=one').body == b'added\n'
+        in_page(page, server, block('code-since'))
+        page.wait_for_function('shown.length === 2')
+        server.http('/add?item=three')
+        page.wait_for_function('shown.length === 3')
+        assert page.evaluate('shown') == [['one'], 'two', 'three']
+
+
+def test_programs_push_through_redis_as_the_page_says(
+        need: Callable[[str], str]) -> None:
+    need('python:redis')
+    from .redis_server import redis_server
+    root = root_of(api=api_with_calc())
+    broker = config_of('code-broker')['global']['engine.wsrpc.broker']
+    at = 'redis://localhost:6379/0'
+    with redis_server(need('redis-server')) as redis, serving(
+            root, {'/api': {'tools.wsrpc.on': True,
+                            'tools.wsrpc.subscribe': ['news'],
+                            'tools.wsrpc.publish': ['typing']}},
+            engine={'wsrpc.broker': broker.replace(at, redis.url),
+                    'wsrpc.topics': {'news': {}}}) as server:
+        with server.peer('/api') as peer:
+            peer.call('rpc.subscribe', ['news'])
+            exec(block('code-publisher').replace(at, redis.url),
+                 {'cp_wsrpc': cp_wsrpc})
+            assert peer.recv_json()['params']['result'] == {
+                'msg': 'the night run is done'}
+            assert peer.recv_json()['method'] == 'reload'
+            printed = [shell(command, {at: redis.url, 'http://localhost:8080':
+                                       server.url('')}) for command, _
+                       in session_of('code-shell-publish')]
+            assert peer.recv_json()['params']['result'] == {'msg': 'hi'}
+    expected = [text for _, text in session_of('code-shell-publish')]
+    assert [re.sub(r'"epoch": "[^"]+"', '"epoch": "kX3pQ9_a"', text)
+            for text in printed] == expected
+
+
+SHOP = '''
+import os
+import cherrypy, cp_wsrpc
+
+cherrypy.config.update({
+    'server.socket_host': '127.0.0.1', 'server.socket_port': PORT,
+    'engine.autoreload.on': False})
+
+class Root:
+    class Api:
+        @cp_wsrpc.expose
+        def pid(self):
+            return os.getpid()
+    api = Api()
+
+config = {'/api': {'tools.wsrpc.on': True}}
+'''
+
+
+def test_processes_share_a_port(tmp_path: pathlib.Path) -> None:
+    port = free_port()
+    (tmp_path / 'shop.py').write_text(SHOP.replace('PORT', str(port)))
+    program = tmp_path / 'start.py'
+    program.write_text(block('code-reuse-port'))
+    with spawn(str(program), ready='Bus STARTED', cwd=tmp_path) as one, \
+            spawn(str(program), ready='Bus STARTED', cwd=tmp_path) as other:
+        seen = set()
+
+        def both_have_answered() -> bool:
+            with RawPeer(port, '/api') as peer:
+                seen.add(peer.call('pid'))
+            return seen == {one.pid, other.pid}
+
+        wait_until(both_have_answered)
+        assert one.terminate() == other.terminate() == 0
 
 
 # -- nginx ------------------------------------------------------------------

@@ -18,6 +18,7 @@ from queue import SimpleQueue
 
 import cherrypy
 import pytest
+import uvloop
 
 import cp_wsrpc
 from cp_wsrpc import expose
@@ -73,7 +74,7 @@ def server(request):
     if loop == 'asyncio':
         io.new_loop = asyncio.new_event_loop
     else:
-        pytest.importorskip('uvloop')
+        io.new_loop = uvloop.new_event_loop
     try:
         with serving(Root(), CONFIG, tls=adapter) as server:
             context = server.ssl_context

@@ -10,10 +10,9 @@ import pytest
 from ..processes import spawn
 from ..rawpeer import PING, PONG, RawPeer
 from ..serving import free_port
-from . import FULL
 
 
-@pytest.mark.skipif(not FULL, reason='stands still for 60 s: WSRPC_FULL=1')
+@pytest.mark.full      # stands still for 60 s
 @pytest.mark.timeout(120)
 def test_d6_sigstop_disconnects_nobody():
     port = free_port()
