@@ -135,7 +135,7 @@ def await_in_turn(reply: PendingReply) -> Generator[Any, None, None]:
         yield from reply.until_done()
         return
     turn, scope.turn = scope.turn, None
-    turn.leave()
+    turn.step_aside()
     try:
         yield from reply.until_done()
     except asyncio.CancelledError:

@@ -16,15 +16,15 @@ and of a call of the client: ``call`` -> out-queue; its answer comes in by
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ws4py.messaging import BinaryMessage
 
-from . import services
+from . import framing, services
 from .conversation import Conversation, PendingReply, server_ids
+from .current import cell
 from .dialects import DIALECTS, JSONRPC, Bad, Batch, Dialect, decode
 from .errors import (Busy, CloseCode, ConnectionLostError, GoingAway,
                      InvalidRequest, MessageTooBig, MethodNotFound)
@@ -36,7 +36,7 @@ from .logs import escape, limited
 from .messages import NO_ID, Call, Failure, Result
 from .repeats import waits_for_key
 from .websocket import State, WebSocket
-from .workers import Lane, Turn
+from .workers import Lane, Strand, Turn
 
 if TYPE_CHECKING:
     from .registry import Method
@@ -102,6 +102,9 @@ class Peer(WebSocket):
         self._tasks = 0                     # async calls that run
         self._held: list[Call] | None = None    # until opened() has run
         self._async_waiting: list[Call] = []
+        self._in_order: Strand | None = None   # loop's thread makes
+        # A close() inside a call: (that call, code, reason); any thread.
+        self._noted_close: tuple[Call, int, Any] | None = None
         # Guards _on_close and _closing_code against a late on_close().
         self._close_lock = threading.Lock()
         self._on_close: list[Callable[[int, str], object]] = []
@@ -119,6 +122,10 @@ class Peer(WebSocket):
                                + options.max_waiting_per_connection)
         self.dialect = DIALECTS.get(handshake.subprotocol or '',
                                     DIALECTS[options.dialect])
+
+    def renew(self, endpoint: Any) -> None:
+        super().renew(endpoint)
+        self._methods = endpoint.registry
 
     # -- for applications: any thread --------------------------------------
 
@@ -159,6 +166,41 @@ class Peer(WebSocket):
         self.enqueue(self._frame_of_call(
             NO_ID if self.dialect.has_notifications else next(server_ids),
             name, args, kwargs))
+
+    def close(self, code: int = 1000, reason: Any = '') -> None:
+        """Begin to close; what was sent before still goes out.
+
+        Inside a call of this connection: when that has been answered.
+        """
+        mine = cell.get()
+        call = mine.call if mine is not None else None
+        if call is None or call.connection is not self \
+                or not self._is_under_way(call):
+            super().close(code, reason)
+            return
+        framing.close_frame(code, reason)       # to raise here what it does
+        if self._noted_close is None:
+            self._noted_close = call, code, reason
+            # It may have been answered since, where a thread that it has
+            # started closes for it.
+            if not self._is_under_way(call):
+                super().close(code, reason)
+
+    def _is_under_way(self, call: Call) -> bool:
+        """Whether a call is still to be answered.  Any thread."""
+        return self.io.cell.call is call or self.conversation.running.get(
+            call if call.id is NO_ID else call.id) is call
+
+    def _close_as_noted(self, answered: Call) -> None:
+        """Begin the Close that a call has asked for, if its reply is out.
+
+        Its own, or with the last one of its batch.
+        """
+        assert self._noted_close is not None
+        asker, code, reason = self._noted_close
+        if asker is answered or (asker.batch is not None
+                                 and not self._is_under_way(asker)):
+            super().close(code, reason)
 
     def on_close(self, function: Callable[[int, str], object]) -> None:
         """Have ``function(code, reason)`` called when it is closed.
@@ -358,6 +400,8 @@ class Peer(WebSocket):
         elif not self.server_terminated:
             # The read that brought the call flushes at its end.
             self.out.frames.append(self.framer.text_frame(text))
+            if self._noted_close is not None:
+                self._close_as_noted(call)
 
     def _start(self, call: Call) -> None:
         """Give a call to the thread of its method.  The loop's thread."""
@@ -428,6 +472,27 @@ class Peer(WebSocket):
         if not self.lane.submit(run, call):
             raise Busy()
 
+    def submit_in_order(self, run: Callable[[Any], object], call: Call,
+                        ) -> None:
+        """The same, when all that came this way before has ended.
+
+        For what changes a topic: there the order counts.
+        """
+        strand = self._in_order
+        if strand is None:
+            strand = self._in_order = Strand(self.hub.pool)
+        if len(strand) >= self.endpoint.options.max_waiting_per_connection:
+            raise Busy()
+        strand.post(self._run_in_order, run, call)
+
+    def _run_in_order(self, run: Callable[[Any], object], call: Call) -> None:
+        if self._closed_with is not None:
+            self._forget(call)
+        elif self.hub.draining:
+            self._refuse(call, GoingAway())
+        else:
+            run(call)
+
     @property
     def must_ask_store(self) -> bool:
         """Whether the look at the session may wait: not on the loop."""
@@ -442,7 +507,7 @@ class Peer(WebSocket):
         """
         if call.id is not NO_ID and call.batch is None:
             self._send_text(fail(call, error))
-        self.close(CloseCode.UNAUTHORIZED, 'the session has ended')
+        super().close(CloseCode.UNAUTHORIZED, 'the session has ended')
 
     # -- Routes ------------------------------------------------------------
 
@@ -503,13 +568,14 @@ class Peer(WebSocket):
         """A call is over: send its reply.  Any thread, once a call."""
         id = call.id
         self.conversation.running.pop(call if id is NO_ID else id, None)
+        whole: bytes | None = text
         if id is not NO_ID:
-            if call.batch is None:
-                self.enqueue(self.framer.text_frame(text))
-            else:
+            if call.batch is not None:
                 whole = call.batch.add(text)
-                if whole is not None:
-                    self.enqueue(self.framer.text_frame(whole))
+            if whole is not None:
+                self.enqueue(self.framer.text_frame(whole))
+        if self._noted_close is not None and whole is not None:
+            self._close_as_noted(call)
         if self.hub.draining:
             self.io.note_progress()
 
@@ -530,6 +596,8 @@ class Peer(WebSocket):
         else:
             running.pop(call.id, None)
             self.send_alone(self.framer.text_frame(text))
+            if self._noted_close is not None:
+                self._close_as_noted(call)
 
     def _send_text(self, text: bytes) -> None:
         self.enqueue(self.framer.text_frame(text))
@@ -584,9 +652,10 @@ class Peer(WebSocket):
         for call in self._take_waiting():
             self._forget(call)
         for seat in self._seats.values():
-            # When the method that runs has ended: it may just be making
-            # the instance, and does not expect to find it closed.
-            if seat.turn.enter(self._close_in_turn, seat, sys.maxsize):
+            # When every method of it has ended, also one that waited for
+            # its client: it may just be making the instance, and does not
+            # expect to find it closed.
+            if seat.turn.enter_last(self._close_in_turn, seat):
                 self._close_in_turn(seat)
 
     def _take_waiting(self) -> list[Call]:

@@ -26,7 +26,8 @@ import itertools
 import logging
 import resource
 import threading
-from collections.abc import Callable, Iterator, Mapping
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import cherrypy
@@ -38,8 +39,8 @@ from .backend import Backend, MemoryBackend
 from .broker import Broker
 from .conversation import server_ids
 from .dialects import JSONRPC, Dialect, encode_json
-from .endpoint import Endpoint, find_endpoints, place_of
-from .errors import CloseCode, ConfigError, MessageTooBig
+from .endpoint import Endpoint, find_endpoints, place_of_request
+from .errors import CloseCode, ConfigError, MessageTooBig, WrongThread
 from .framing import Framer
 from .history import Position, read_rules
 from .host_log import join_logs
@@ -62,6 +63,9 @@ log = logging.getLogger('cp_wsrpc.plugin')
 
 #: One message of a broadcast.
 MAX_BROADCAST_BYTES = 4 << 20
+#: Seconds that a start waits for the stop before it, which takes 14 s and
+#: what threads need to end.
+_STOP_WAIT_S = 20.0
 
 
 class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
@@ -99,10 +103,14 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
         self.hub: Hub | None = None
         #: ws4py's name for what has the sockets
         self.manager = IOLoop()
+        #: the thread that ends what an async method has stopped
+        self._stopper: threading.Thread | None = None
         self._ids = itertools.count(1)
         self._counts = Statistics()
-        # Guards _endpoints, which handshakes fill for trees mounted late.
+        # Guards _endpoints, which handshakes fill for trees mounted late,
+        # and _mounted: what has ever been seen in the tree.
         self._lock = threading.Lock()
+        self._mounted: weakref.WeakSet[Any] = weakref.WeakSet()
         self._endpoints: dict[tuple[int, str], Endpoint] = {}
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -133,14 +141,25 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
         self.bus.subscribe('start', self.start, priority=70)
         self.bus.subscribe('stop', self.stop, priority=20)
         self.bus.subscribe('graceful', self.graceful)
+        # For good, as cp_wsrpc.publish is there for good: ``testing``
+        # records them where no engine runs.
+        for channel, listener in self._pushes().items():
+            self.bus.subscribe(channel, listener)
 
     def unsubscribe(self) -> None:
         self.bus.unsubscribe('start', self.start)
         self.bus.unsubscribe('stop', self.stop)
         self.bus.unsubscribe('graceful', self.graceful)
+        for channel, listener in self._pushes().items():
+            self.bus.unsubscribe(channel, listener)
 
     def start(self) -> None:
-        """Find the endpoints and start the threads."""
+        """Find the endpoints and start the threads.
+
+        Waits for a stop that is still under way, which on the loop's
+        thread would wait for itself: there it raises WrongThread.
+        """
+        self._wait_for_stop()
         join_logs()
         self._find_endpoints()
         io = self.manager
@@ -173,9 +192,25 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
             return
         self.stopping.set()
         if self.manager.in_loop():
-            threading.Thread(target=self._stop, name='wsrpc-stop').start()
+            self._stopper = threading.Thread(target=self._stop,
+                                             name='wsrpc-stop',
+                                             daemon=False)
+            self._stopper.start()
         else:
             self._stop()
+
+    def _wait_for_stop(self) -> None:
+        if self.manager.in_loop():
+            raise WrongThread(
+                'an async or nonblocking method cannot start the engine: it '
+                'runs on the loop that has to end first; start it from a '
+                'plain method or another thread, or use engine.restart()')
+        if self._stopper is not None:
+            self._stopper.join(_STOP_WAIT_S)
+            if self._stopper.is_alive():
+                raise RuntimeError('the stop that an async method began has '
+                                   f'not ended in {_STOP_WAIT_S:.0f} s')
+            self._stopper = None
 
     def _stop(self) -> None:
         hub = self.hub
@@ -194,15 +229,29 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
         if not hub.io.stop():
             log.error('the I/O loop did not end: a method holds it')
         hub.pool.stop()
-        self.hub = None
+        if self.hub is hub:         # else it was started anew since
+            self.hub = None
         self.bus.log('WebSocket loop stopped')
 
     def graceful(self) -> None:
-        """Look at the configuration again; sockets stay."""
-        if self.hub is not None:
-            self.hub.pool.refresh()
-            self.manager.post(self.manager.forget_tallies)
-            self._find_endpoints()
+        """Look at the configuration again; sockets stay.
+
+        Those go on by the new one; who finds nothing there any more is
+        closed (4403).  A configuration that cannot be is told by the log,
+        and all goes on by the old one: raised, it would end ``block()``,
+        and with it the process.
+        """
+        if self.hub is None:
+            return
+        self.hub.pool.refresh()
+        self.manager.post(self.manager.forget_tallies)
+        try:
+            self._find_endpoints(self._of_no_tree())
+        except ConfigError as error:
+            self.bus.log(f'wsrpc goes on with its old endpoints: {error}',
+                         level=logging.ERROR)
+            return
+        self.manager.post(self._renew_all)
 
     def statistics(self) -> dict[str, Any]:
         """The traffic since the start; see :mod:`cp_wsrpc.statistics`.
@@ -218,8 +267,10 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
 
     def _channels(self) -> dict[str, Callable[..., Any]]:
         return {'handle-websocket': self.handle,
-                'websocket-broadcast': self.broadcast_raw,
-                'wsrpc-publish': self.publish,
+                'websocket-broadcast': self.broadcast_raw}
+
+    def _pushes(self) -> dict[str, Callable[..., Any]]:
+        return {'wsrpc-publish': self.publish,
                 'wsrpc-broadcast': self.broadcast}
 
     def _make_backend(self) -> Backend:
@@ -241,9 +292,15 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
 
     # -- endpoints and handshakes: HTTP workers ----------------------------
 
-    def _find_endpoints(self) -> None:
+    def _find_endpoints(self, others: Iterable[Endpoint] = ()) -> None:
+        """Build all of the tree anew, and those that stand in none."""
         endpoints = find_endpoints(cherrypy.tree)
+        for old in others:
+            endpoint = Endpoint.build(old.app, old.path)
+            if endpoint.config.get('tools.wsrpc.on'):
+                endpoints.append(endpoint)
         with self._lock:
+            self._mounted.update(_applications())
             self._endpoints = {(id(endpoint.app), endpoint.path): endpoint
                                for endpoint in endpoints}
         for endpoint in endpoints:
@@ -252,7 +309,7 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
 
     def endpoint_for(self, request: Any) -> Endpoint:
         """The endpoint of a request; made now if its tree came late."""
-        place = place_of(request.app, request.path_info)
+        place = place_of_request(request)
         assert place is not None
         key = (id(request.app), place.path)
         with self._lock:
@@ -264,6 +321,30 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
             with self._lock:
                 endpoint = self._endpoints.setdefault(key, endpoint)
         return endpoint
+
+    def _of_no_tree(self) -> list[Endpoint]:
+        """Those of applications that requests alone find: virtual hosts."""
+        with self._lock:
+            self._mounted.update(_applications())
+            return [endpoint for endpoint in self._endpoints.values()
+                    if endpoint.app not in self._mounted]
+
+    def _renew_all(self) -> None:
+        """Give every socket its new endpoint.  The loop's thread."""
+        for websocket in self.manager:
+            self._renew(websocket)
+
+    def _renew(self, websocket: WebSocket) -> None:
+        old = websocket.endpoint
+        with self._lock:
+            endpoint = self._endpoints.get((id(old.app), old.path))
+        if endpoint is old:
+            return
+        if (endpoint is not None and endpoint.options.handler_cls
+                is old.options.handler_cls):
+            websocket.renew(endpoint)
+        else:
+            websocket.close(CloseCode.FORBIDDEN, 'this endpoint is no more')
 
     def refuse_reason(self) -> str | None:
         """Why no handshake is taken just now (503); None: it is."""
@@ -301,7 +382,11 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
         application may have beside ours.
         """
         if isinstance(ws_handler, WebSocket):
-            self.manager.post(self.manager.adopt, ws_handler)
+            self.manager.post(self._adopt, ws_handler)
+
+    def _adopt(self, websocket: WebSocket) -> None:
+        self._renew(websocket)      # a graceful may have come between
+        self.manager.adopt(websocket)
 
     # -- pushes: any thread ------------------------------------------------
     #
@@ -432,6 +517,12 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
             if isinstance(websocket, Peer) and _is_of(websocket, endpoint,
                                                       user):
                 yield websocket
+
+
+def _applications() -> list[Any]:
+    """Those in the tree, which may hold any WSGI callable as well."""
+    return [app for app in cherrypy.tree.apps.values()
+            if isinstance(app, cherrypy.Application)]
 
 
 def _is_of(websocket: WebSocket, endpoint: str | None, user: Any) -> bool:

@@ -55,7 +55,9 @@ def serve(peer: Peer, call: Call) -> None:
     """Answer a call of a reserved name.  On the loop's thread."""
     try:
         if peer.must_ask_store:
-            peer.submit(_check_on_worker, call)
+            submit = (peer.submit_in_order if call.name in _IN_ORDER
+                      else peer.submit)
+            submit(_check_on_worker, call)
             return
         if peer.handshake.bound:
             check_session(call)
@@ -191,16 +193,18 @@ def _publish(peer: Peer, call: Call) -> None:
             text = fail(call, error)
         peer.complete(call, text)
 
-    peer.submit(publish, call)
+    peer.submit_in_order(publish, call)
 
 
 def _on(peer: Peer, call: Call) -> None:
     names = _read_names(call)
     rules = peer.endpoint.options.subscribe
     remaining = list(names)
+    # An rpc.off may come while the rules are asked, and takes its names out.
+    call.args = wanted = dict.fromkeys(names)
 
     def join() -> None:
-        for name in names:
+        for name in wanted:
             peer.listen(name)
         _return(peer, call, dict.fromkeys(names, 'ok'))
 
@@ -217,14 +221,29 @@ def _on(peer: Peer, call: Call) -> None:
 def _off(peer: Peer, call: Call) -> None:
     names = _read_names(call)
     _return(peer, call, {
-        name: 'ok' if peer.hub.broker.unlisten(peer, name)
+        name: 'ok' if _drop_pending(peer, name)
+        | peer.hub.broker.unlisten(peer, name)
         else 'provided event is not subscribed' for name in names})
+
+
+def _drop_pending(peer: Peer, name: str) -> bool:
+    """Take a name out of every ``rpc.on`` whose rules are being asked."""
+    dropped = False
+    for other in tuple(peer.conversation.running.values()):
+        if other.name == 'rpc.on' and name in other.args:
+            del other.args[name]
+            dropped = True
+    return dropped
 
 
 _SERVICES: dict[str, Callable[[Peer, Call], None]] = {
     'rpc.ping': _ping, 'rpc.subscribe': _subscribe,
     'rpc.unsubscribe': _unsubscribe, 'rpc.publish': _publish,
     'rpc.on': _on, 'rpc.off': _off}
+
+
+#: Of these, a later one must not come before an earlier one.
+_IN_ORDER = frozenset({'rpc.publish', 'rpc.on', 'rpc.off'})
 
 
 class _Publication(msgspec.Struct):

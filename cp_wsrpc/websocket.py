@@ -157,6 +157,14 @@ class WebSocket(Ws4pyWebSocket):        # type: ignore[misc]
         self._ping_after_s = (hub.timing.ping_interval_s
                               * random.uniform(.9, 1.1))
 
+    def renew(self, endpoint: Endpoint) -> None:
+        """Go on by another endpoint of the same path, after a graceful.
+
+        The loop's thread.  What ``attach`` has made of the old options
+        stays: the limits of messages that come in, and of calls.
+        """
+        self.endpoint = endpoint
+
     # -- for applications: any thread ------------------------------------
 
     @property

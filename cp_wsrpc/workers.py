@@ -457,18 +457,22 @@ class Turn:
     the turn up, and must not wait.  ``leave`` ends a turn.  ``yielded``
     is a turn given up during a wait: the next call may run; the one that
     waited goes on as soon as the running one leaves or waits, before all
-    that has not yet begun.
+    that has not yet begun.  ``enter_last(start, what)`` comes after all of
+    them, those that are away in a wait included.
 
     ``_lock`` guards the rest; ``start`` is called outside of it.
     """
 
-    __slots__ = ('_lock', '_taken', '_waiting', '_returning')
+    __slots__ = ('_lock', '_taken', '_away', '_waiting', '_returning',
+                 '_last')
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._taken = False
+        self._away = 0              # in a wait: each will come back
         self._waiting: deque[tuple[Callable[[Any], object], Any]] = deque()
         self._returning: deque[Callable[[], object]] = deque()
+        self._last: tuple[Callable[[Any], object], Any] | None = None
 
     def enter(self, start: Callable[[Any], object], call: Any,
               max_waiting: int = 128) -> bool | None:
@@ -482,6 +486,21 @@ class Turn:
             self._waiting.append((start, call))
             return False
 
+    def enter_last(self, start: Callable[[Any], object], what: Any) -> bool:
+        """As ``enter``, for when nobody runs, waits or is away; once."""
+        with self._lock:
+            if not self._taken and not self._away:
+                self._taken = True
+                return True
+            self._last = start, what
+            return False
+
+    def step_aside(self) -> None:
+        """Give the turn up for a wait; ``reenter`` must follow."""
+        with self._lock:
+            self._away += 1
+        self.leave()
+
     def leave(self) -> None:
         """The turn is over: whoever is next goes on."""
         with self._lock:
@@ -490,6 +509,9 @@ class Turn:
                 resume = self._returning.popleft()
             elif self._waiting:
                 start, call = self._waiting.popleft()
+                resume = None
+            elif self._last is not None and not self._away:
+                (start, call), self._last = self._last, None
                 resume = None
             else:
                 self._taken = False
@@ -502,6 +524,8 @@ class Turn:
     def reenter(self, resume: Callable[[], object]) -> bool:
         """Ask for the turn after a wait; ``resume()`` gives it later."""
         with self._lock:
+            assert self._away
+            self._away -= 1
             if not self._taken:
                 self._taken = True
                 return True
@@ -511,7 +535,7 @@ class Turn:
     @contextmanager
     def yielded(self) -> Iterator[None]:
         """Around a wait of the method that has the turn (in a thread)."""
-        self.leave()
+        self.step_aside()
         try:
             yield
         finally:

@@ -59,11 +59,11 @@ class Api:
     @expose
     @nonblocking
     def hold(self, seconds):
-        time.sleep(seconds)
+        time.sleep(seconds)     # slow on purpose
 
     @expose
     async def hold_async(self, seconds):
-        time.sleep(seconds)
+        time.sleep(seconds)     # slow on purpose
 
     @expose
     async def leave(self, how):

@@ -690,3 +690,125 @@ def test_functions_of_the_option_routes_can_be_called():
             assert peer.call('deep.er.echo', [3]) == 3
             assert peer.call('os.getpid') == os.getpid()
             assert peer.call('open') == 'open'
+
+
+# -- a call that closes its connection -------------------------------------
+
+
+class Closing:
+    """Methods that close the connection of their caller."""
+
+    def __init__(self):
+        self.gate = Gate()
+        self.later = None
+
+    @expose
+    def pool(self):
+        cp_wsrpc.connection.close(4000, 'bye')
+        cp_wsrpc.connection.close(4001, 'a second one does nothing')
+        return 'done'
+
+    @expose
+    async def task(self):
+        cp_wsrpc.connection.close(4000, 'bye')
+        await asyncio.sleep(0)
+        return 'done'
+
+    @expose
+    @nonblocking
+    def here(self):
+        cp_wsrpc.connection.close(4000, 'bye')
+        return 'done'
+
+    @expose
+    def fail(self):
+        cp_wsrpc.connection.close(4000, 'bye')
+        raise RPCError(7, 'no')
+
+    @expose
+    def thread(self):
+        connection = cp_wsrpc.connection
+        thread = threading.Thread(target=lambda: connection.close(4000))
+        thread.start()
+        thread.join()
+        assert connection.is_closed
+        return self.gate.enter()
+
+    @expose
+    def hold(self):
+        return self.gate.enter()
+
+    @expose
+    async def after(self):
+        async def close():
+            await self.later.wait()
+            cp_wsrpc.connection.close(4000, 'bye')
+
+        self.later = asyncio.Event()
+        self.task_of_close = asyncio.create_task(close())
+        return 'done'
+
+    @expose
+    @nonblocking
+    def go_on(self):
+        self.later.set()
+
+    @expose
+    def wrong(self):
+        cp_wsrpc.connection.close(999)
+
+
+@pytest.mark.parametrize('method', ['pool', 'task', 'here'])
+@pytest.mark.parametrize('busy', [False, True])
+def test_a_method_that_closes_its_connection_is_answered_first(method, busy):
+    with serving_api(Closing()) as server, server.peer('/api') as peer:
+        peer.send_json([request(method)] if busy else request(method))
+        answer = peer.recv_json()
+        assert answer == ([result(1, 'done')] if busy else result(1, 'done'))
+        assert peer.recv_close() == (4000, 'bye')
+
+
+def test_the_rest_of_its_batch_is_answered_too():
+    api = Closing()
+    with serving_api(api) as server, server.peer('/api') as peer:
+        peer.send_json([request('pool', id=1), request('hold', id=2)])
+        api.gate.wait_entered()
+        wait_until(lambda: len(only_connection().conversation.running) == 1)
+        api.gate.open('held')
+        assert peer.recv_json() == [result(1, 'done'), result(2, 'held')]
+        assert peer.recv_close() == (4000, 'bye')
+
+
+def test_so_is_one_that_fails():
+    with serving_api(Closing()) as server, server.peer('/api') as peer:
+        assert failure_of(peer, 'fail')[:2] == (7, 'no')
+        assert peer.recv_close() == (4000, 'bye')
+
+
+@pytest.mark.parametrize('method', ['pool', 'task', 'here'])
+def test_a_notification_may_close_its_connection(method):
+    with serving_api(Closing()) as server, server.peer('/api') as peer:
+        peer.send_json({'jsonrpc': '2.0', 'method': method})
+        assert peer.recv_close() == (4000, 'bye')
+
+
+def test_a_close_from_another_thread_waits_for_no_call():
+    api = Closing()
+    with serving_api(api) as server, server.peer('/api') as peer:
+        peer.send_json(request('thread'))
+        assert peer.recv_close()[0] == 4000
+        api.gate.open()
+
+
+def test_a_task_that_outlives_its_call_closes_at_once():
+    with serving_api(Closing()) as server, server.peer('/api') as peer:
+        assert peer.call('after') == 'done'
+        assert peer.call('go_on') is None
+        assert peer.recv_close() == (4000, 'bye')
+
+
+def test_a_code_that_cannot_be_sent_is_told_to_the_method_that_gave_it():
+    with serving_api(Closing(), {'debug': True}) as server:
+        with server.peer('/api') as peer:
+            assert 'ValueError' in str(failure_of(peer, 'wrong'))
+            _ping(peer)

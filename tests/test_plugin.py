@@ -8,7 +8,8 @@ import cherrypy
 import pytest
 
 import cp_wsrpc
-from cp_wsrpc import ConfigError, expose
+from cp_wsrpc import ConfigError, expose, shutdown
+from cp_wsrpc.errors import WrongThread
 
 from .rawpeer import CallFailed, RawPeer
 from .serving import serving, wait_until
@@ -26,6 +27,19 @@ class Api:
     @expose
     def publish(self):
         cp_wsrpc.publish('t', 1)
+
+
+    @expose
+    async def stop(self):
+        cherrypy.engine.stop()
+
+    @expose
+    async def restart(self):
+        cherrypy.engine.stop()
+        try:
+            plugin().start()
+        except BaseException as error:
+            Api.raised = error
 
 
 class Root:
@@ -132,6 +146,41 @@ def test_it_can_be_stopped_and_started_again():
             assert peer.call('ping') == 'pong'
 
 
+def test_a_start_waits_for_the_stop_of_an_async_method(monkeypatch):
+    monkeypatch.setattr(shutdown, 'CLOSE_TIMEOUT_S', 0.5)
+    with serving(Root(), ON) as server:
+        # One that does not answer the Close, so that the stop takes time.
+        with server.peer('/api') as deaf, server.peer('/api') as peer:
+            deaf.call('ping')
+            peer.send_json({'jsonrpc': '2.0', 'method': 'stop', 'id': 1})
+            wait_until(lambda: cherrypy.engine.state
+                       is cherrypy.engine.states.STOPPED)
+            # Who ends the process must wait for it: it is no daemon,
+            # though the loop's thread, which began it, is one.
+            [stopper] = [thread for thread in threading.enumerate()
+                         if thread.name == 'wsrpc-stop']
+            assert not stopper.daemon
+            cherrypy.engine.start()
+            with server.peer('/api') as again:
+                assert again.call('ping') == 'pong'
+
+
+def test_a_start_on_the_loop_is_refused_before_it_touches_anything():
+    Api.raised = None
+    with serving(Root(), ON) as server:
+        with server.peer('/api') as peer:
+            hub = plugin().hub
+            peer.send_json({'jsonrpc': '2.0', 'method': 'restart', 'id': 1})
+            wait_until(lambda: Api.raised)
+            assert isinstance(Api.raised, WrongThread)
+            assert 'engine.restart()' in str(Api.raised)
+            assert plugin().hub in (hub, None)
+        wait_until(lambda: plugin().hub is None)
+        cherrypy.engine.start()
+        with server.peer('/api') as again:
+            assert again.call('ping') == 'pong'
+
+
 def test_what_a_stopped_loop_is_told_does_not_deafen_the_next():
     with serving(Root(), ON) as server:
         cherrypy.engine.stop()
@@ -163,7 +212,8 @@ def test_pushes_before_the_start_and_after_the_stop_are_dropped():
         pass
     assert cp_wsrpc.publish('t', 1) is None
     assert cp_wsrpc.broadcast('f', 2) is None
-    assert cherrypy.engine.publish('wsrpc-publish', 't', 1) == []
+    assert cherrypy.engine.publish('wsrpc-publish', 't', 1) == [None]
+    assert cherrypy.engine.publish('wsrpc-broadcast', 'f', 2) == [None]
 
 
 def test_the_bus_channels_push_as_the_functions_do():
@@ -210,13 +260,98 @@ def test_graceful_keeps_sockets_and_rebuilds_all_else():
         and name.startswith('wsrpc-worker'))
 
 
+def test_graceful_with_a_wrong_option_says_so_and_changes_nothing():
+    with serving(Root(), ON) as server, server.peer('/api') as peer:
+        peer.call('ping')
+        cherrypy.tree.apps[''].merge(
+            {'/api': {'tools.wsrpc.subscrbe': ['t']}})
+        cherrypy.engine.graceful()
+        [line] = server.logged('goes on with its old endpoints')
+        assert ' ERROR ' in line and 'tools.wsrpc.subscribe' in line
+        with server.peer('/api') as later:
+            assert later.call('ping') == peer.call('ping') == 'pong'
+
+
+class Admin:
+    @expose
+    def drop(self):
+        return 'dropped'
+
+
+class Echo(cp_wsrpc.WebSocket):
+    def received_message(self, message):
+        self.send(str(message))
+
+
+def test_open_connections_go_by_the_new_endpoints_after_a_graceful():
+    class Guarded:
+        admin = Admin()
+
+    class Site:
+        api = Guarded()
+
+    on = {'/api': {'tools.wsrpc.on': True},
+          '/ws': {'tools.wsrpc.on': True, 'tools.wsrpc.handler_cls': Echo}}
+    with serving(Site(), on) as server, server.peer('/api') as peer, \
+            server.peer('/ws') as plain:
+        assert peer.call('admin.drop') == 'dropped'
+        cherrypy.tree.apps[''].merge(
+            {'/api/admin': {'tools.auth_basic.on': True},
+             '/ws': {'tools.wsrpc.out_max_bytes': 4321}})
+        old = cp_wsrpc.connections('/api')[0].endpoint
+        cherrypy.engine.graceful()
+        wait_until(lambda: cp_wsrpc.connections('/api')[0].endpoint
+                   is not old)
+        assert _error_of(peer, 'admin.drop').code == -32601
+        plain.send_text('still there')
+        assert plain.recv_text() == 'still there'
+        [echo] = cp_wsrpc.connections('/ws')
+        wait_until(lambda: echo.endpoint.options.out_max_bytes == 4321)
+
+
+@pytest.mark.parametrize('remove', [
+    lambda app: app.config['/api'].pop('tools.wsrpc.on'),
+    lambda app: cherrypy.tree.apps.clear(),
+    lambda app: app.merge({'/api': {'tools.wsrpc.handler_cls': Echo}})])
+def test_a_connection_whose_endpoint_is_no_more_is_closed(remove):
+    with serving(Root(), ON) as server, server.peer('/api') as peer:
+        peer.call('ping')
+        remove(cherrypy.tree.apps[''])
+        cherrypy.engine.graceful()
+        assert peer.recv_close() == (4403, 'this endpoint is no more')
+
+
+def test_graceful_renews_what_stands_in_no_tree():
+    class Shop:
+        api = Api()
+
+    shop = cherrypy.Application(Shop(), '', {'/api': {
+        'tools.wsrpc.on': True, 'tools.wsrpc.hosts': ['shop.example']}})
+    with serving(Root(), ON) as server:
+        cherrypy.tree.graft(cherrypy._cpwsgi.VirtualHost(
+            cherrypy.tree.apps[''], {'shop.example': shop}), '')
+        headers = {'Host': 'shop.example'}
+        with server.peer('/api', headers=headers) as peer:
+            peer.call('ping')
+            assert cp_wsrpc.connections()[0].handshake.app is shop
+            shop.merge({'/api': {'tools.wsrpc.routes': {'now': time.time}}})
+            cherrypy.engine.graceful()
+            wait_until(lambda: 'now'
+                       in cp_wsrpc.connections()[0].endpoint.registry)
+            assert peer.call('now') > 0
+            shop.merge({'/api': {'tools.wsrpc.on': False}})
+            cherrypy.engine.graceful()
+            assert peer.recv_close()[0] == 4403
+
+
 def test_no_method_is_taken_for_a_listener_because_of_its_name():
     # pitfalls 27: SimplePlugin.subscribe would.
     listened = {channel for channel, listeners
                 in cherrypy.engine.listeners.items()
                 for listener in listeners
                 if getattr(listener, '__self__', None) is plugin()}
-    assert listened == {'start', 'stop', 'graceful'}
+    assert listened == {'start', 'stop', 'graceful', 'wsrpc-publish',
+                        'wsrpc-broadcast'}
 
 
 def test_sockets_hear_of_a_stop_before_the_http_server():

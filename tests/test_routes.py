@@ -392,6 +392,39 @@ def test_closed_runs_once_for_an_instance_made_while_the_connection_goes():
     assert made == ended and len(made) == 1
 
 
+@pytest.mark.parametrize('ask', ['pool', 'later'])
+def test_closed_waits_for_a_method_that_was_away_at_its_client(ask):
+    told, gate = [], Gate()
+
+    class Asking(Route):
+        def pool(self):
+            try:
+                self.connection.call('f').result()
+            finally:
+                gate.enter()
+                told.append('goes on')
+
+        async def later(self):
+            try:
+                await self.connection.call('f')
+            finally:
+                await asyncio.to_thread(gate.enter)
+                told.append('goes on')
+
+        def closed(self):
+            told.append('closed')
+
+    with serving_api(Root(s=Asking)) as server:
+        with server.peer('/api') as peer:
+            peer.send_json(request(f's.{ask}'))
+            take_call(peer, 'f')
+        gate.wait_entered()
+        wait_until(lambda: not cp_wsrpc.connections())
+        gate.open()
+        wait_until(lambda: len(told) == 2)
+    assert told == ['goes on', 'closed']
+
+
 def test_many_calls_from_many_connections_each_count_right():
     with serving_api(Root(visitor=Visitor)) as server:
         peers = [server.peer('/api') for _ in range(5)]

@@ -9,7 +9,16 @@ import pytest
 import cp_wsrpc
 from cp_wsrpc import RPCError, nonblocking
 
-from .apps import WAIT_S, failure_of, request, result, serving_api
+from .apps import (
+    WAIT_S,
+    Gate,
+    failure_of,
+    only_connection,
+    recv_all,
+    request,
+    result,
+    serving_api,
+)
 from .serving import wait_until
 
 
@@ -302,3 +311,84 @@ def test_a_batch_may_hold_services():
                         request('rpc.ping', [2], 2)])
         answers = peer.recv_json()
         assert result(2, [2]) in answers and len(answers) == 2
+
+
+# -- in order --------------------------------------------------------------
+
+
+def test_publishes_of_a_client_keep_their_order_whatever_the_rule_takes():
+    first, entered = threading.Event(), threading.Semaphore(0)
+
+    def rule(connection, topic):
+        entered.release()
+        if not first.is_set():
+            first.set()
+            # Long enough for the others, were they let past.
+            entered.acquire(timeout=WAIT_S)
+            entered.acquire(timeout=0.2)
+        return True
+
+    with serving_api(Api(), {'subscribe': ['t'],
+                             'publish': {'t': rule}}) as server:
+        with server.peer('/api') as reader, server.peer('/api') as writer:
+            reader.call('rpc.subscribe', ['t'])
+            for number in range(8):
+                writer.send_json(request(
+                    'rpc.publish', {'topic': 't', 'data': number}, number))
+            assert [reader.recv_json()['params']['result']
+                    for _ in range(8)] == list(range(8))
+
+
+def test_so_many_publishes_may_wait_and_one_more_is_busy():
+    gate = Gate()
+    with serving_api(Api(), {
+            'publish': {'t': lambda *_: gate.enter()},
+            'max_waiting_per_connection': 3}) as server:
+        with server.peer('/api') as peer:
+            peer.send_json(request('rpc.publish', {'topic': 't', 'data': 0},
+                                   0))
+            gate.wait_entered()
+            for number in range(1, 5):
+                peer.send_json(request(
+                    'rpc.publish', {'topic': 't', 'data': number}, number))
+            refused = peer.recv_json()
+            assert refused['id'] == 4
+            assert refused['error']['code'] == -32009
+            gate.open(True)
+            assert set(recv_all(peer, 4)) == {0, 1, 2, 3}
+            assert gate.most == 1
+
+
+def test_a_publish_that_waits_is_forgotten_with_its_connection():
+    gate, asked = Gate(), []
+
+    def rule(connection, topic):
+        asked.append(topic)
+        return gate.enter()
+
+    with serving_api(Api(), {'publish': {'*': rule}}) as server:
+        with server.peer('/api') as peer:
+            for topic in 'ab':
+                peer.send_json(request('rpc.publish',
+                                       {'topic': topic, 'data': 0}, topic))
+            gate.wait_entered()
+            connection = only_connection()
+            wait_until(lambda: len(connection.conversation.running) == 2)
+        wait_until(lambda: connection.state.name == 'CLOSED')
+        gate.open(True)
+        wait_until(lambda: not connection.conversation.running)
+        assert asked == ['a']
+
+
+def test_what_is_switched_off_while_its_rule_is_asked_stays_off():
+    gate = Gate()
+    with serving_api(Api(), {
+            'subscribe': {'*': lambda *_: gate.enter()}}) as server:
+        with server.peer('/api') as peer:
+            peer.send_json(request('rpc.on', ['a', 'b'], 1))
+            gate.wait_entered()
+            assert peer.call('rpc.off', ['a']) == {'a': 'ok'}
+            gate.open(True)
+            assert peer.recv_json() == result(1, {'a': 'ok', 'b': 'ok'})
+            assert only_connection().heard == {'b'}
+            assert peer.call('rpc.off', ['a']) != {'a': 'ok'}

@@ -211,7 +211,7 @@ class Gate:
         import asyncio
         self.begun.release()
         while not self.go_on.is_set():
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)       # slow on purpose
         return name
 
     @expose

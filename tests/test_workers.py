@@ -668,10 +668,10 @@ def test_one_that_waited_goes_on_before_those_not_yet_begun() -> None:
     assert turn.enter(order.append, 'first')
     for name in ('second', 'third', 'fourth'):
         turn.enter(order.append, name)
-    turn.leave()                        # the first one waits
+    turn.step_aside()                   # the first one waits
     assert order == ['second']
     assert turn.reenter(lambda: order.append('first again')) is False
-    turn.leave()                        # the second one ends, or waits
+    turn.step_aside()                   # the second one waits
     assert order == ['second', 'first again']
     assert turn.reenter(lambda: order.append('second again')) is False
     turn.leave()                        # the first one ends
@@ -679,6 +679,31 @@ def test_one_that_waited_goes_on_before_those_not_yet_begun() -> None:
     turn.leave()
     turn.leave()
     assert order[3:] == ['third', 'fourth']
+
+
+@pytest.mark.parametrize('waits', [0, 1])
+def test_the_last_one_comes_when_nobody_runs_waits_or_is_away(
+        waits: int) -> None:
+    turn = Turn()
+    order: list[str] = []
+    assert turn.enter(order.append, 'first')
+    for _ in range(waits):
+        turn.enter(order.append, 'second')
+    turn.step_aside()                   # the first one waits
+    assert not turn.enter_last(order.append, 'last')
+    for _ in range(waits):
+        turn.leave()                    # the second one ends
+    assert turn.reenter(lambda: None)
+    assert 'last' not in order          # the first one goes on
+    turn.leave()
+    assert order == ['second'] * waits + ['last']
+    turn.leave()
+    assert order[-1:] == ['last']
+
+
+def test_the_last_one_need_not_wait_where_nobody_is() -> None:
+    turn = Turn()
+    assert turn.enter_last(lambda _: None, None)
 
 
 def test_a_turn_that_nobody_took_is_there_after_the_wait() -> None:
