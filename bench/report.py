@@ -167,9 +167,9 @@ def _number(value: float) -> str:
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]
            ) -> Iterator[str]:
     """A simple table of reStructuredText."""
-    # An empty first cell would continue the row above.
-    lines = list(_aligned([(row[0] or '\\', *row[1:])
-                           for row in (head, *rows)]))
+    head = (head[0] or 'server',
+            *(cell or 'lowest - highest' for cell in head[1:]))
+    lines = list(_aligned([head, *rows]))
     rule = '  '.join('=' * width for width in _widths((head, *rows)))
     yield from (rule, lines[0], rule, *lines[1:], rule, '')
 
