@@ -89,9 +89,13 @@ test-all-pythons:
 	        touch $$venv/.test || exit 1; \
 	    fi; \
 	    echo "Python $$version:"; \
-	    $$venv/bin/python -m pytest -q -p no:cacheprovider \
-	        $$(grep -L 'need(\|import demo\|from demo' tests/test_*.py) \
-	        || exit 1; \
+	    tests=$$(grep -L 'need(\|import demo\|from demo' tests/test_*.py); \
+	    cache="-o cache_dir=$$venv/.pytest_cache"; \
+	    $$venv/bin/python -m pytest -q $$cache $$tests || { \
+	        echo "Python $$version: what failed, once more:"; \
+	        $$venv/bin/python -m pytest -q $$cache --last-failed $$tests \
+	            || exit 1; \
+	    }; \
 	done
 
 clean:

@@ -105,7 +105,7 @@ class Outbox:
 
     def _send(self, item: PendingReply | bytes, text: bytes) -> None:
         ws = self._open
-        if ws is None:
+        if ws is None or ws.is_refusing:
             with self._lock:
                 ws = self._connection_or_queue(item)
         if ws is not None:
@@ -131,6 +131,11 @@ class Outbox:
         if self._greeting is not None \
                 and self._greeting[0] == threading.get_ident():
             ws = self._greeting[1]
+        elif ws is not None and ws.is_refusing:
+            # The loop has not come to ``pause`` yet, and a thread that
+            # calls on and on may keep it from it.  It stops refusing before
+            # ``resume`` takes the lock: what is queued here goes out then.
+            ws = None
         if ws is None:
             self._calls.enqueue(item)
         return ws
