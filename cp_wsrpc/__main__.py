@@ -149,7 +149,7 @@ def _add_publish(commands: Any) -> None:
     command.add_argument('data', metavar='JSON',
                          help='\'{"msg": "hi"}\', 5, \'"text"\'')
     command.add_argument('--key', help='whose newest event it is, where '
-                         'only that is kept (mode "latest"); Redis only')
+                         'only that is kept (mode "latest")')
     command.add_argument('--timeout', type=float, default=30.0, metavar='S',
                          help='seconds for all of it (30); 0: no limit')
     _let_numbers_be_negative(command)
@@ -249,12 +249,11 @@ def _publish(options: argparse.Namespace) -> Exit:
     if options.url.startswith(('redis://', 'rediss://', 'unix://')):
         position = _publish_to_redis(options, data)
     else:
-        if options.key is not None:
-            raise _Usage('--key is for redis:// URLs only')
         with _client_for(options) as client:
             try:
-                position = client.publish(options.topic, data).result(
-                    options.timeout or None)
+                position = client.publish(
+                    options.topic, data, options.key).result(
+                        options.timeout or None)
             except RemoteError as error:
                 raise RemoteError(f'{options.topic}: {error}') from None
     _print_json(position)

@@ -293,14 +293,17 @@ class Client:
         """Call without an answer.  Raises as ``call``."""
         self._outbox.notify(name, args, kwargs)
 
-    def publish(self, topic: str, data: Any) -> PendingReply:
+    def publish(self, topic: str, data: Any, key: str | None = None,
+                ) -> PendingReply:
         """Publish on a topic that lets this client do so.
 
         The reply's value is the event's ``{'epoch', 'offset'}``, None on a
-        topic without history.
+        topic without history.  ``key``: as :func:`cp_wsrpc.publish`.
         """
-        return self._outbox.call('rpc.publish', (),
-                                 {'topic': topic, 'data': data}, 30.0)
+        params = {'topic': topic, 'data': data}
+        if key is not None:
+            params['key'] = key
+        return self._outbox.call('rpc.publish', (), params, 30.0)
 
     # -- being called ------------------------------------------------------
 

@@ -399,7 +399,7 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
         """Send ``data`` to all who subscribed; see ``cp_wsrpc.publish``."""
         recording = recorder.get()
         if recording is not None:
-            recording.publish(topic, data)
+            recording.publish(topic, data, key)
             return None
         hub = self.hub
         if hub is None:

@@ -16,7 +16,8 @@ __all__ = ['Recorder', 'recorder']
 class Recorder(Protocol):
     """What stands for the server; as the methods of ``WsrpcPlugin``."""
 
-    def publish(self, topic: str, data: Any) -> Any: ...
+    def publish(self, topic: str, data: Any,
+                key: str | None = None) -> Any: ...
 
     def broadcast(self, name: str, *args: Any, endpoint: str | None = None,
                   user: Any = None) -> None: ...

@@ -8,7 +8,8 @@ or shadow one.
 ``rpc.subscribe``     ``{topic, since}``   ``{subscription, epoch, offset,
                                            recovered, publications}``
 ``rpc.unsubscribe``   ``[id]``             true; false: unknown id
-``rpc.publish``       ``{topic, data}``    ``{epoch, offset}`` or null
+``rpc.publish``       ``{topic, data,      ``{epoch, offset}`` or null
+                      key}``
 ``rpc.ping``          anything             the same
 ``rpc.on``            ``[name, ...]``      ``{name: 'ok'}``
 ``rpc.off``           ``[name, ...]``      ``{name: 'ok'}``
@@ -176,6 +177,9 @@ def _unsubscribe(peer: Peer, call: Call) -> None:
 
 def _publish(peer: Peer, call: Call) -> None:
     params = _decode(call, _Publication, '{"topic": ..., "data": ...}')
+    if params.key is not None and len(params.key) > MAX_TOPIC_CHARS:
+        raise InvalidRequest(
+            f'a key has at most {MAX_TOPIC_CHARS} characters')
     rule = peer.endpoint.options.publish.find(params.topic)
     if rule is None:
         raise TopicRefused()
@@ -186,7 +190,8 @@ def _publish(peer: Peer, call: Call) -> None:
         try:
             if rule is not True and not ask(call, rule, peer, params.topic):
                 raise TopicRefused()
-            position = peer.hub.broker.publish(params.topic, params.data)
+            position = peer.hub.broker.publish(params.topic, params.data,
+                                               params.key)
             text = call.dialect.encode_result(
                 call.id, position._asdict() if position else None)
         except BaseException as error:
@@ -249,6 +254,7 @@ _IN_ORDER = frozenset({'rpc.publish', 'rpc.on', 'rpc.off'})
 class _Publication(msgspec.Struct):
     topic: str
     data: msgspec.Raw
+    key: str | None = None
 
 
 def _return(peer: Peer, call: Call, value: Any) -> None:

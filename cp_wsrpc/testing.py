@@ -33,6 +33,7 @@ import msgspec
 from cherrypy.lib import httputil
 
 from . import host_serving
+from .broker import encode_event
 from .conversation import PendingReply
 from .current import Cell, cell
 from .dialects import JSONRPC, encode_json
@@ -60,7 +61,8 @@ class Connection:
         notified      [('moved', (), {'x': 1})]     by connection.notify
 
     ``broadcasted`` has ``endpoint`` and ``user`` in its dict, if they were
-    given.
+    given; ``published`` has a dict where a ``key`` was,
+    ``('price', 9, {'key': 'car-7'})``.
     """
 
     def __init__(self, user: Any = None,
@@ -71,7 +73,7 @@ class Connection:
         self.data: dict[Any, Any] = {}
         self.answers = dict(answers or {})
         self.handshake = handshake
-        self.published: list[tuple[str, Any]] = []
+        self.published: list[tuple[Any, ...]] = []
         self.broadcasted: _Said = []
         self.called: _Said = []
         self.notified: _Said = []
@@ -161,9 +163,12 @@ class Connection:
 
     # -- the server --------------------------------------------------------
 
-    def publish(self, topic: str, data: Any) -> None:
+    def publish(self, topic: str, data: Any, key: str | None = None,
+                ) -> None:
         """For ``recording``."""
-        self.published.append((topic, _as_json(data)))
+        what = topic, msgspec.json.decode(encode_event(data, key))
+        self.published.append(
+            what if key is None else (*what, {'key': key}))
 
     def broadcast(self, name: str, *args: Any, endpoint: str | None = None,
                   user: Any = None) -> None:
@@ -177,10 +182,6 @@ class Connection:
                     user: Any = None) -> list[Any]:
         """For ``recording``: this one, if it is of that user."""
         return [self] if user is None or user == self.user else []
-
-
-def _as_json(value: Any) -> Any:
-    return msgspec.json.decode(encode_json(value))
 
 
 def _as_sent(name: str, args: tuple[Any, ...], kwargs: dict[str, Any],

@@ -247,7 +247,10 @@ export interface WSRPC {
     Promise<Result>;
   /** No answer. false: dropped, the client is closed or its queue full. */
   notify(name: string, args?: unknown): boolean;
-  publish(topic: string, data: unknown): Promise<any>;
+  /** @param options key: on a topic of mode "latest", whose newest event it
+   *  is. */
+  publish(topic: string, data: unknown, options?: { key?: string }):
+    Promise<any>;
   /** Lets the server call `fn`. It may return a promise; what it throws goes
    *  back to the server, with its stack. */
   addRoute(name: string, fn: (...args: any[]) => unknown): Off;

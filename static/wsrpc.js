@@ -1032,9 +1032,15 @@
       return taken;
     }
 
-    /** Publishes on a topic that lets this client do so. */
-    publish(topic, data) {
+    /**
+     * Publishes on a topic that lets this client do so.
+     * @param {{key?: string}} [options] key: on a topic of mode "latest",
+     *   whose newest event it is
+     */
+    publish(topic, data, options) {
       const params = { topic, data: data === undefined ? null : data };
+      const { key } = options || {};
+      if (key !== undefined && key !== null) params.key = key;
       return this.#request('rpc.publish', params, {}, this.publish);
     }
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 
+import cherrypy
 import pytest
 
 import cp_wsrpc
@@ -50,8 +51,9 @@ def server():
     with serving(Root(), {'/api': {
             'tools.wsrpc.on': True,
             'tools.wsrpc.subscribe': ['news', 'chat'],
-            'tools.wsrpc.publish': ['news', 'kept']}},
-            engine={'wsrpc.topics': {'kept': {}}}) as server:
+            'tools.wsrpc.publish': ['news', 'kept', 'price']}},
+            engine={'wsrpc.topics': {
+                'kept': {}, 'price': {'mode': 'latest'}}}) as server:
         yield server
 
 
@@ -263,9 +265,18 @@ def test_publish_prints_the_position_of_the_event(capsys, server):
         assert peer.recv_json()['params']['result'] == {'msg': 'hi'}
 
 
+def test_publish_under_a_key_replaces_the_one_before(capsys, server):
+    start = cp_wsrpc.publish('price', 0, key='car-1')
+    for key, price in (('car-1', 1), ('car-2', 2), ('car-1', 3)):
+        assert run(capsys, 'publish', server.url('/api'), 'price', f'{price}',
+                   '--key', key)[0] == 0
+    found = cherrypy.engine.wsrpc.hub.broker.recover('price', start, 1000)
+    assert [text for _, text in found.events] == [b'2', b'3']
+
+
 @pytest.mark.parametrize('arguments, code, word', [
     (['chat', '5'], 1, 'chat: Topic refused'), (['news', 'hi'], 2, 'JSON'),
-    (['news', '5', '--key', 'a'], 2, '--key'), (['news'], 2, 'JSON')])
+    (['news', '5', '--key', 'a' * 201], 1, 'key'), (['news'], 2, 'JSON')])
 def test_what_cannot_be_published_is_one_line(capsys, server, arguments,
                                               code, word):
     found, out, err = run(capsys, 'publish', server.ws_url('/api'),

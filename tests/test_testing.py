@@ -191,9 +191,11 @@ class Point:
 def test_what_is_published_and_broadcast_is_what_clients_would_get():
     with testing.call() as conn:
         assert cp_wsrpc.publish('news', Point(1)) is None
+        cp_wsrpc.publish('price', 9, key='car-7')
         cp_wsrpc.broadcast('total', 5)
         cp_wsrpc.broadcast('total', (6,), endpoint='/api', user='ada')
-    assert conn.published == [('news', {'x': 1})]
+    assert conn.published == [('news', {'x': 1}),
+                              ('price', 9, {'key': 'car-7'})]
     assert conn.broadcasted == [
         ('total', (5,), {}),
         ('total', ([6],), {'endpoint': '/api', 'user': 'ada'})]

@@ -188,6 +188,9 @@ test('publish', async () => {
   assert.deepEqual(await done, { epoch: 'e', offset: 1 });
   rpc.publish('news').catch(() => {});
   assert.deepEqual(net.socket.last.params, { topic: 'news', data: null });
+  rpc.publish('price', 9, { key: 'car-7' }).catch(() => {});
+  assert.deepEqual(net.socket.last.params,
+    { topic: 'price', data: 9, key: 'car-7' });
 });
 
 test('calls before connect() and before open wait, in order', () => {

@@ -40,6 +40,9 @@ export async function main(): Promise<void> {
   const sent: boolean = rpc.notify('seen', [sum.total, none, value]);
   const position: { epoch: string; offset: number } = await rpc.publish(
     'news', { sent });
+  await rpc.publish('price', 9, { key: 'car-7' });
+  // @ts-expect-error a key is a string
+  await rpc.publish('price', 9, { key: 7 });
   console.log(position, clients, WSRPC.endpoint, WSRPC.DEBUG);
 }
 
