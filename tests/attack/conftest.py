@@ -12,8 +12,16 @@ def attacked():
         # What is made once is not what an attacker has cost.
         with it.peer() as peer:
             peer.call('ping')
+        with it.secure.peer() as peer:
+            peer.call('ping')
         it.stats()
         yield it
+
+
+@pytest.fixture(params=['ws', 'wss'])
+def wire(attacked, request):
+    """The attacked process, by either."""
+    return attacked if request.param == 'ws' else attacked.secure
 
 
 @pytest.fixture(scope='module', autouse=True)

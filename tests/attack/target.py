@@ -1,8 +1,8 @@
 """The server that is attacked, in a process of its own.
 
-    python -m tests.attack.target PORT
+    python -m tests.attack.target PORT TLS_PORT CERTIFICATE PRIVATE_KEY
 
-``/stats`` tells what of it an attacker must not change.
+``/stats`` tells what of it an attacker must not change.  The same over TLS.
 """
 from __future__ import annotations
 
@@ -251,10 +251,14 @@ class Echo(cp_wsrpc.WebSocket):
 class Pages:
     @cherrypy.expose
     def stats(self):
+        loop_s = time.clock_gettime(time.pthread_getcpuclockid(next(
+            thread.ident for thread in threading.enumerate()
+            if thread.name == 'wsrpc-io')))
         gc.collect()
         with open('/proc/self/statm') as statm:
             pages = int(statm.read().split()[1])
         return json.dumps({
+            'loop_s': loop_s,       # CPU that the I/O loop has used
             'fds': len(os.listdir('/proc/self/fd')),
             'threads': threading.active_count(),
             'rss': pages * os.sysconf('SC_PAGE_SIZE'),
@@ -264,13 +268,16 @@ class Pages:
 
     @cherrypy.expose
     def publish(self, count, size):
-        text, worst = 'x' * int(size), []
+        """How long each took, s; the longest queue meanwhile, bytes."""
+        text, took_s, queued = 'x' * int(size), [], [0]
         for _ in range(int(count)):
             begun = time.perf_counter()
             cp_wsrpc.publish('t', text)
-            worst.append(time.perf_counter() - begun)
+            took_s.append(time.perf_counter() - begun)
+            queued += [websocket.out.behind_bytes
+                       for websocket in cherrypy.engine.wsrpc.manager]
             time.sleep(0.001)       # slow on purpose
-        return json.dumps(sorted(worst))
+        return json.dumps([sorted(took_s), max(queued)])
 
     @cherrypy.expose
     def release(self):
@@ -306,17 +313,42 @@ def user_of_session():
     return cherrypy.session.get('user')
 
 
-def main(port):
-    logging.basicConfig(stream=sys.stdout, level=logging.INFO,
-                        format='LOG %(name)s %(levelname)s %(message)s')
+#: {path: options of an endpoint that echoes}
+ECHOES = {
+    '/echo': {},
+    '/deflate': {'compression': True},
+    '/context': {'compression': 'client_context'},
+    '/hasty': {'message_timeout_s': 1.0, 'compression': True},
+    '/fragments': {'max_fragments': 1 << 30,
+                   'max_message_bytes': 8 << 20},
+    '/small': {'max_fragments': 1 << 30, 'max_message_bytes': 2000},
+}
+
+
+def serve_tls(port, certificate, private_key):
+    """A second server of the same tree."""
+    server = cherrypy._cpserver.Server()
+    server.socket_host, server.socket_port = '127.0.0.1', port
+    server.socket_queue_size = 500
+    server.ssl_module = 'builtin'
+    server.ssl_certificate = certificate
+    server.ssl_private_key = private_key
+    server.subscribe()
+
+
+def main(port, tls_port, certificate, private_key):
+    logging.basicConfig(
+        stream=sys.stdout, level=logging.INFO,
+        format='LOG %(created).3f %(name)s %(levelname)s %(message)s')
     cherrypy.config.update({
         'server.socket_host': '127.0.0.1', 'server.socket_port': int(port),
         'server.thread_pool': 20, 'server.socket_queue_size': 500,
         'log.screen': False, 'checker.on': False,
         'engine.autoreload.on': False, 'request.show_tracebacks': False})
     root = Pages()
-    root.api = Api()
-    root.echo = root.fragments = object()
+    root.api = root.deflated = Api()
+    for path in ECHOES:
+        setattr(root, path[1:], object())
     config = {
         '/api': {'tools.wsrpc.on': True, 'tools.wsrpc.subscribe': ['*'],
                  'tools.wsrpc.routes': {
@@ -325,7 +357,13 @@ def main(port):
                      for name, method in of_every_kind(
                          key, function).items()}},
         '/api/inner': {'tools.wsrpc.on': True},
-        '/echo': {'tools.wsrpc.on': True, 'tools.wsrpc.handler_cls': Echo},
+        '/deflated': {'tools.wsrpc.on': True,
+                      'tools.wsrpc.compression': True,
+                      'tools.wsrpc.subscribe': ['*']},
+        **{path: {'tools.wsrpc.on': True, 'tools.wsrpc.handler_cls': Echo,
+                  **{f'tools.wsrpc.{key}': value
+                     for key, value in options.items()}}
+           for path, options in ECHOES.items()},
     }
     cherrypy.tree.mount(root, '', config)
     for name, options in HOOKS.items():
@@ -338,10 +376,11 @@ def main(port):
         '/': {'tools.sessions.on': True},
         '/api': {'tools.wsrpc.on': True, 'tools.wsrpc.subscribe': ['*'],
                  'tools.wsrpc.user': user_of_session}})
+    serve_tls(int(tls_port), certificate, private_key)
     cherrypy.engine.start()
     print('Ready', flush=True)
     cherrypy.engine.block()
 
 
 if __name__ == '__main__':
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -23,6 +23,7 @@ from ..serving import wait_until
 from . import FULL
 
 LIMIT = 1 << 20
+OUT_LIMIT = 4 << 20
 
 
 def ending_of(peer, timeout_s=5):
@@ -73,9 +74,10 @@ def test_b7_a_peer_that_never_reads(attacked):
         deaf.call('rpc.subscribe', ['t'])
         sockets = attacked.stats()['sockets']
         before = attacked.stats()['rss']
-        took_s = json.loads(attacked.page(
+        took_s, queued = json.loads(attacked.page(
             f'/publish?count={count}&size=100000', timeout_s=60).body)
         assert took_s[len(took_s) * 99 // 100 - 1] < 0.005
+        assert queued <= OUT_LIMIT + 100_000
         wait_until(lambda: attacked.stats()['sockets'] < sockets)
         assert attacked.stats()['rss'] < before + (16 << 20)
 

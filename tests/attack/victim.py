@@ -2,34 +2,38 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 
 from ..processes import spawn
 from ..rawpeer import RawPeer, http_request
-from ..serving import free_port, wait_until
+from ..serving import certificates, free_port, wait_until
 from . import FULL
 
 __all__ = ['Target', 'Victim', 'target']
 
 INTERVAL_S = 0.05
 MAX_P99_S = 0.1
+#: What a connection and a request may say each, as it comes and goes.
+_OF_LIFE = re.compile(r' cherrypy\.access| opened: | closed: ')
 #: What an allocator keeps of memory that was used once, bytes.
 _SLACK_BYTES = 16 << 20
 
 
 class Target:
-    """The attacked process; see ``target.py``."""
+    """The attacked process, reached over http or https; ``target.py``."""
 
-    def __init__(self, process, port):
+    def __init__(self, process, port, tls=None):
         self.process = process
         self.port = port
+        self.tls = tls
 
     def peer(self, path='/api', **options):
-        return RawPeer(self.port, path, **options)
+        return RawPeer(self.port, path, tls=self.tls, **options)
 
     def page(self, path, **options):
-        return http_request(self.port, path, **options)
+        return http_request(self.port, path, tls=self.tls, **options)
 
     def stats(self):
         return json.loads(self.page('/stats').body)
@@ -40,13 +44,18 @@ class Target:
 
 
 class target:
-    """``with target() as it:`` runs one."""
+    """``with target() as it:`` runs one; ``it.secure``: the same by TLS."""
 
     def __enter__(self):
-        port = free_port()
-        self._spawned = spawn('tests.attack.target', str(port),
-                              ready='Ready')
-        return Target(self._spawned.__enter__(), port)
+        made = certificates()
+        port, tls_port = free_port(), free_port()
+        self._spawned = spawn(
+            'tests.attack.target', str(port), str(tls_port),
+            made.certificate, made.private_key, ready='Ready')
+        process = self._spawned.__enter__()
+        it = Target(process, port)
+        it.secure = Target(process, tls_port, made.client_context())
+        return it
 
     def __exit__(self, *exc_info):
         return self._spawned.__exit__(*exc_info)
@@ -56,15 +65,17 @@ class Victim:
     """Calls a method every 50 ms, on a connection of its own.
 
     ``check`` says whether it was hurt: an answer that failed, more than 1 %
-    of them later than 100 ms, or file descriptors, threads or memory of the
-    server that are not back within 10 s.  (In the quick form it is 5 %: a
-    hundred answers beside other work on the machine say no more.)
+    of them later than 100 ms, file descriptors, threads or memory of the
+    server that are not back within 10 s, or more than one line of log a
+    second for one cause.  (In the quick form it is 5 %: a hundred answers
+    beside other work on the machine say no more.)
     """
 
     def __init__(self, target):
         self.target = target
         self.took_s = []
         self.error = None
+        self._lines_before = len(target.process.lines)
         self._before = target.stats()
         self._over = threading.Event()
         self._peer = target.peer()
@@ -96,6 +107,30 @@ class Victim:
                    else max(2, len(took_s) // 20))
         assert len(late) <= allowed, (len(took_s), late)
         wait_until(self._is_back, 10, 'the resources to be back')
+        assert not self.chatter(), self.chatter()[:5]
+
+    def p99_s(self, since=0):
+        """Of its answers, but for the first ``since`` of them."""
+        took_s = sorted(self.took_s[since:])
+        return took_s[len(took_s) * 99 // 100] if took_s else 0.0
+
+    def chatter(self):
+        """Lines of log that came within a second of one alike.
+
+        Numbers in a line do not make it another; its logger, which is its
+        application, does.
+        """
+        last_at, found = {}, []
+        for line in list(self.target.process.lines)[self._lines_before:]:
+            match = re.match(r'LOG ([0-9.]+) (\S+) (.*)', line)
+            if match is None or _OF_LIFE.search(line):
+                continue
+            at = float(match[1])
+            cause = match[2], re.sub(r'\d+', '#', match[3])
+            if at - last_at.get(cause, 0) < 0.95:
+                found.append(line)
+            last_at[cause] = at
+        return found
 
     def _is_back(self):
         now, before = self.target.stats(), self._before
