@@ -6,6 +6,7 @@ import datetime
 import decimal
 import enum
 import json
+import time
 import uuid
 from typing import Any
 
@@ -25,7 +26,6 @@ from cp_wsrpc.dialects import (
     Dialect,
     decode,
     encode_json,
-    is_too_deep,
 )
 from cp_wsrpc.messages import NO_ID, Call, Event, Failure, Result
 
@@ -304,24 +304,96 @@ def test_a_batch_has_a_limit(items: int, fits: bool) -> None:
         assert plain(batch) == ('bad', None, -32010, JSONRPC)
 
 
+@pytest.mark.parametrize(('max_batch', 'items'), [
+    (3, 300_000), (1000, 300_000), (1001, 1002)])
+def test_a_batch_is_too_large_whatever_stands_in_it(max_batch: int,
+                                                    items: int) -> None:
+    for item in (b'{}', b'[1,2]', b'"a,b"'):
+        text = b'[%s]' % b','.join([item] * items)
+        assert plain(decode(text, max_batch=max_batch)) == (
+            'bad', None, -32010, JSONRPC)
+        fits = b'[%s]' % b','.join([item] * max_batch)
+        assert isinstance(decode(fits, max_batch=max_batch), Batch)
+
+
+# -- what is large ------------------------------------------------------------
+
+PAD = b',"x":[%s]' % b','.join([b'{}'] * 30_000)
+SURROGATE = PAD + rb',"y":"\ud83d\ude00 \uD800 \\ud800"'
+
+
+@pytest.mark.parametrize('pad', [PAD, SURROGATE])
+@pytest.mark.parametrize(('text', 'id', 'code', 'dialect'), [
+    case for case in NO_MESSAGES
+    if case[0].endswith('}') and len(case[0]) < 4000],
+    ids=lambda value: str(value)[:40])
+def test_a_large_text_is_told_as_a_small_one(
+        pad: bytes, text: str, id: Any, code: int, dialect: Any) -> None:
+    before = text.encode().rstrip()[:-1]
+    large = before + (pad if before.strip() != b'{' else pad[1:]) + b'}'
+    assert plain(decode(large)) == ('bad', id, code, dialect)
+
+
+@pytest.mark.parametrize(('text', 'id', 'code', 'dialect'), [
+    (b'[[%s]]' % PAD[6:-1], None, -32600, JSONRPC),
+    (b'"%s"' % (b'x' * 70_000), None, -32600, JSONRPC),
+    (b'[%s' % PAD[6:-1], None, -32700, None),
+    (b'{"id":1,"method":"f"%s' % PAD, None, -32700, None),
+    (b'{"id":"%s"%s}' % (b'i' * 70_000, PAD), None, -32600, WSRPC2),
+    (b'{"jsonrpc":"2.0","id":1,"method":[%s]}' % PAD[6:-1], 1, -32600,
+     JSONRPC),
+], ids=lambda value: str(value)[:40])
+def test_large_texts_that_are_no_messages(
+        text: bytes, id: Any, code: int, dialect: Any) -> None:
+    message = decode(text, max_batch=1 << 20)
+    if isinstance(message, Batch):
+        message, = message.items
+    assert plain(message) == ('bad', id, code, dialect)
+
+
+@pytest.mark.parametrize('text', [
+    b'{"jsonrpc":"2.0","id":4,"result":"\\ud800"%s}' % PAD,
+    b'{"id":4,"error":"\\ud800"%s}' % PAD,
+    b'{"serial":4,"type":"callback","data":"\\ud800"%s}' % PAD])
+def test_a_large_answer_that_cannot_be_read_settles_its_call(
+        text: bytes) -> None:
+    answer = decode(text)
+    assert isinstance(answer, Failure)
+    assert answer.id == 4
+
+
+MEGABYTE = {
+    'a batch': b'[%s]' % b','.join([b'{}'] * 345_000),
+    'a batch of scalars': b'[%s]' % b','.join([b'1'] * 524_000),
+    'flat brackets': b'[]' * (1 << 19),
+    'chains': b'[%s]' % b','.join([b'[' * 50 + b']' * 50] * 10_000),
+    'strings of brackets': b'[%s]' % b','.join([b'["["]'] * 174_000),
+    'quotes': b'"' * (1 << 20), 'backslashes': b'\\' * (1 << 20),
+    'params': b'{"id":1,"method":"f","params":[%s]}' % b','.join(
+        [b'{}'] * 345_000),
+    'a wrong method': b'{"id":1,"method":5,"params":[%s]}' % b','.join(
+        [b'{}'] * 345_000),
+    'members': b'{"id":1,"method":5%s}' % (b',"a":{}' * 149_000),
+    'a batch in a batch': b'[[%s]]' % b','.join([b'{}'] * 345_000),
+    'surrogates': b'{"id":1,"method":5,"params":["%s"]}' % (
+        rb'\ud800' * 174_000),
+}
+
+
+@pytest.mark.parametrize('name', MEGABYTE)
+def test_no_megabyte_holds_the_loop(name: str) -> None:
+    # 3 to 10 ms each; up to 41 before what is large was looked at first.
+    text = MEGABYTE[name]
+    assert 1_000_000 < len(text) <= 1 << 20
+    took_s = []
+    for _ in range(5):
+        begun = time.thread_time()
+        decode(text)
+        took_s.append(time.thread_time() - begun)
+    assert min(took_s) < 0.02
+
+
 # -- depth --------------------------------------------------------------------
-
-@pytest.mark.parametrize(('text', 'depth'), [
-    (b'5', 0),
-    (b'[]', 1),
-    (b'[[],[]]', 2),
-    (b'[' * 7 + b']' * 7, 7),
-    (b'{"a":{"b":[]}}', 3),
-    (b'["[[[[[[[[[["]', 1),
-    (rb'["\"[[[[[[[[", "\\", [], "\\\"["]', 2),
-    (b'[],' * 50, 1),
-])
-def test_depth_is_counted_outside_of_strings(text: bytes,
-                                             depth: int) -> None:
-    assert not is_too_deep(text, depth)
-    if depth:
-        assert is_too_deep(text, depth - 1)
-
 
 @pytest.mark.parametrize(('depth', 'fits'), [(100, True), (101, False)])
 @pytest.mark.parametrize('shape', ['params', 'id', 'batch', 'result'])

@@ -19,7 +19,8 @@ LAYERS = [
     (0, ['errors', 'messages', 'logs', 'current', 'host_config',
          'host_serving', 'host_socket', 'host_identity', 'host_session',
          'host_sighting', 'host_log', 'recording']),
-    (1, ['origins', 'options', 'upgrade', 'client_files', 'dialects',
+    (1, ['origins', 'options', 'upgrade', 'client_files', 'nesting',
+         'dialects',
          'utf8', 'frames', 'framing', 'compression', 'transport', 'readiness',
          'failures', 'hints', 'signatures', 'arguments', 'controllers',
          'exposure',
@@ -37,7 +38,7 @@ LAYERS = [
 ORDER = [module for _, modules in LAYERS for module in modules]
 
 #: Text and bytes in, objects out: no socket, no server, no loop.
-PURE = ['errors', 'messages', 'dialects', 'framing', 'conversation']
+PURE = ['errors', 'messages', 'nesting', 'dialects', 'framing', 'conversation']
 IMPURE = {'cherrypy', 'cheroot', 'socket', 'select', 'selectors'}
 
 MODULES = sorted(path.stem for path in PACKAGE.glob('*.py'))
