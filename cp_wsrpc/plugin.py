@@ -43,6 +43,7 @@ from .endpoint import Endpoint, find_endpoints, place_of_request
 from .errors import CloseCode, ConfigError, MessageTooBig, WrongThread
 from .framing import Framer
 from .history import Position, read_rules
+from .host_accept import rest_when_full
 from .host_log import join_logs
 from .host_serving import Handshake
 from .hub import Hub, Timing
@@ -161,6 +162,7 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
         """
         self._wait_for_stop()
         join_logs()
+        rest_when_full()
         self._find_endpoints()
         io = self.manager
         self._counts = Statistics()
@@ -533,11 +535,14 @@ def _is_of(websocket: WebSocket, endpoint: str | None, user: Any) -> bool:
 
 
 def _default_max_connections() -> int:
-    """The process's limit of open files, less 200 for all else."""
+    """The process's limit of open files, less 200 for all else.
+
+    Half of it where it is below 400: "all else" is smaller there, too.
+    """
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return 100_000
-    return max(16, soft - 200)
+    return max(soft - 200, soft // 2)
 
 
 class _Broadcast(msgspec.Struct):

@@ -1,4 +1,5 @@
-"""A TCP proxy that cuts a connection at a given byte (threats D10).
+"""A TCP proxy that cuts a connection at a given byte (threats D10), or
+forwards nothing any more (threats D2).
 
 ::
 
@@ -8,6 +9,8 @@
 Bytes are counted from the end of the handshake.  ``'up'``: the server gets
 17 bytes and no more; ``'down'``: the client does.  The URL carries the cut,
 which is made once: the connection that follows is left whole.
+
+    proxy.fall_silent()     # from now on nothing passes, no FIN either
 """
 from __future__ import annotations
 
@@ -39,6 +42,7 @@ class Proxy:
         self._lock = threading.Lock()       # guards the two sets
         self._done: set[str] = set()
         self._open: set[socket.socket] = set()
+        self._silent = threading.Event()
         self.connections = 0
         self._listener = socket.create_server(('127.0.0.1', 0), backlog=128)
         self.port: int = self._listener.getsockname()[1]
@@ -50,6 +54,10 @@ class Proxy:
         """The WebSocket URL whose first connection is cut so."""
         return (f'ws://127.0.0.1:{self.port}{path}?cut={next(self._ids)}-'
                 f'{cut.direction}-{cut.at}-{cut.how}')
+
+    def fall_silent(self) -> None:
+        """Be a network that has gone: both ends think they are connected."""
+        self._silent.set()
 
     def stop(self) -> None:
         # A close alone does not wake who waits in accept().
@@ -82,7 +90,7 @@ class Proxy:
             head = _pass_head(client, server)
             _pass_head(server, client)
             cut = self._cut_of(head)
-            if _pump(client, server, cut) and cut is not None:
+            if _pump(client, server, cut, self._silent) and cut is not None:
                 how = cut.how
         except OSError:
             pass            # one of the two has gone
@@ -118,13 +126,15 @@ def _pass_head(source: socket.socket, target: socket.socket) -> bytes:
 
 
 def _pump(client: socket.socket, server: socket.socket, cut: Cut | None,
-          ) -> bool:
+          silent: threading.Event) -> bool:
     """Pass bytes on until an end, or the cut; whether it was that."""
     left = {client: cut.at if cut and cut.direction == 'up' else None,
             server: cut.at if cut and cut.direction == 'down' else None}
     while 0 not in left.values():
         for source in select.select([client, server], [], [])[0]:
             data = source.recv(65536)
+            if silent.is_set():
+                return _swallow(client, server)
             if not data:
                 return False
             data = data[:left[source]]
@@ -134,6 +144,20 @@ def _pump(client: socket.socket, server: socket.socket, cut: Cut | None,
                 if not left[source]:
                     break
     return True
+
+
+def _swallow(*sources: socket.socket) -> bool:
+    """Take what comes, ends as well, and tell nobody.  False."""
+    left = list(sources)
+    while left:
+        for source in select.select(left, [], [])[0]:
+            try:
+                data = source.recv(65536)
+            except OSError:
+                data = b''
+            if not data:
+                left.remove(source)
+    return False
 
 
 @contextlib.contextmanager

@@ -190,6 +190,21 @@ def test_a_half_open_peer_is_given_up_once_with_1006(clock):
     assert peer.recv_eof() == b''
 
 
+def test_an_answer_that_waits_in_the_socket_counts(clock):
+    """A loop that was held, uvloop's at least, runs its timers first."""
+    peer, made = connect(clock.server)
+    clock.pass_by(28)
+    assert peer.recv_frame() == (PING, b'')
+
+    def hold():
+        peer.send_frame(PONG)
+        clock.offset += 24
+        made.on_timer(clock())
+
+    on_loop(hold)
+    assert made.state is State.OPEN
+
+
 def test_a_process_that_stood_still_blames_nobody(clock):
     peer, made = connect(clock.server)
     clock.pass_by(28)

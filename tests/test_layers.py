@@ -18,7 +18,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parent.parent / 'cp_wsrpc'
 LAYERS = [
     (0, ['errors', 'messages', 'logs', 'current', 'host_config',
          'host_serving', 'host_socket', 'host_identity', 'host_session',
-         'host_sighting', 'host_log', 'recording']),
+         'host_sighting', 'host_log', 'host_accept', 'recording']),
     (1, ['origins', 'options', 'upgrade', 'client_files', 'nesting',
          'dialects',
          'utf8', 'frames', 'framing', 'compression', 'transport', 'readiness',

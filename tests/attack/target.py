@@ -1,7 +1,10 @@
 """The server that is attacked, in a process of its own.
 
-    python -m tests.attack.target PORT TLS_PORT CERTIFICATE PRIVATE_KEY
+    python -m tests.attack.target PORT TLS_PORT CERTIFICATE PRIVATE_KEY \
+        [OPTION=VALUE ...]
 
+Options of CherryPy's config, numbers; ``files`` is the limit of open files,
+``adapter`` cheroot's for TLS.
 ``/stats`` tells what of it an attacker must not change.  The same over TLS.
 """
 from __future__ import annotations
@@ -10,6 +13,7 @@ import gc
 import json
 import logging
 import os
+import resource
 import sys
 import threading
 import time
@@ -19,6 +23,8 @@ import cherrypy
 
 import cp_wsrpc
 from cp_wsrpc import Route, RPCError, expose, nonblocking
+
+from . import counted
 
 SECRET = 'hunter2-5f0c'
 COUNTS = {'property': 0, 'run': 0}
@@ -280,6 +286,12 @@ class Pages:
         return json.dumps([sorted(took_s), max(queued)])
 
     @cherrypy.expose
+    def set_clock(self, days):
+        """Have the time of day jump by so many days."""
+        now, seconds = time.time, float(days) * 86400
+        time.time = lambda: now() + seconds
+
+    @cherrypy.expose
     def release(self):
         RELEASE.set()
 
@@ -325,18 +337,23 @@ ECHOES = {
 }
 
 
-def serve_tls(port, certificate, private_key):
+def serve_tls(port, certificate, private_key, adapter):
     """A second server of the same tree."""
     server = cherrypy._cpserver.Server()
     server.socket_host, server.socket_port = '127.0.0.1', port
     server.socket_queue_size = 500
-    server.ssl_module = 'builtin'
+    server.ssl_module = adapter
     server.ssl_certificate = certificate
     server.ssl_private_key = private_key
     server.subscribe()
 
 
-def main(port, tls_port, certificate, private_key):
+def main(port, tls_port, certificate, private_key, *options):
+    given = dict(option.split('=') for option in options)
+    adapter = given.pop('adapter', 'builtin')
+    files = given.pop('files', None)
+    if files is not None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (int(files), int(files)))
     logging.basicConfig(
         stream=sys.stdout, level=logging.INFO,
         format='LOG %(created).3f %(name)s %(levelname)s %(message)s')
@@ -344,7 +361,8 @@ def main(port, tls_port, certificate, private_key):
         'server.socket_host': '127.0.0.1', 'server.socket_port': int(port),
         'server.thread_pool': 20, 'server.socket_queue_size': 500,
         'log.screen': False, 'checker.on': False,
-        'engine.autoreload.on': False, 'request.show_tracebacks': False})
+        'engine.autoreload.on': False, 'request.show_tracebacks': False,
+        **{name: float(value) for name, value in given.items()}})
     root = Pages()
     root.api = root.deflated = Api()
     for path in ECHOES:
@@ -376,7 +394,8 @@ def main(port, tls_port, certificate, private_key):
         '/': {'tools.sessions.on': True},
         '/api': {'tools.wsrpc.on': True, 'tools.wsrpc.subscribe': ['*'],
                  'tools.wsrpc.user': user_of_session}})
-    serve_tls(int(tls_port), certificate, private_key)
+    counted.mount()
+    serve_tls(int(tls_port), certificate, private_key, adapter)
     cherrypy.engine.start()
     print('Ready', flush=True)
     cherrypy.engine.block()

@@ -44,14 +44,21 @@ class Target:
 
 
 class target:
-    """``with target() as it:`` runs one; ``it.secure``: the same by TLS."""
+    """``with target() as it:`` runs one; ``it.secure``: the same by TLS.
+
+    The options, ``'files=64'`` say, are those of target.py.
+    """
+
+    def __init__(self, *options):
+        self._options = options
 
     def __enter__(self):
         made = certificates()
         port, tls_port = free_port(), free_port()
         self._spawned = spawn(
             'tests.attack.target', str(port), str(tls_port),
-            made.certificate, made.private_key, ready='Ready')
+            made.certificate, made.private_key, *self._options,
+            ready='Ready')
         process = self._spawned.__enter__()
         it = Target(process, port)
         it.secure = Target(process, tls_port, made.client_context())
