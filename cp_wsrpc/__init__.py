@@ -67,14 +67,16 @@ __all__ = ['BrokerUnavailable', 'Busy', 'CallTimeout', 'Client', 'CloseCode',
            'ConfigError', 'ConnectionLostError', 'MessageTooBig',
            'NoConnection', 'Overloaded', 'RPCError', 'RemoteError', 'Route',
            'STATIC_DIR', 'TopicRefused', 'WebSocket', 'WsrpcError',
-           'broadcast', 'connections', 'expose', 'nonblocking', 'publish']
+           'broadcast', 'close_user', 'connections', 'expose', 'nonblocking',
+           'publish']
 
 cherrypy.tools.wsrpc = WsrpcTool()
 cherrypy.engine.wsrpc = WsrpcPlugin(cherrypy.engine)
 cherrypy.engine.wsrpc.subscribe()
 
 
-def publish(topic: str, data: Any, key: str | None = None) -> Any:
+def publish(topic: str, data: Any, key: str | None = None,
+            user: Any = ...) -> Any:
     """Send ``data`` to every connection that subscribed to ``topic``.
 
     From any thread: a page handler, a method, a plugin, a background task.
@@ -83,11 +85,18 @@ def publish(topic: str, data: Any, key: str | None = None) -> Any:
     does nothing.  ``key``: on a topic of mode "latest", whose newest event
     it is (``'car-7'``), the only one that is kept.
 
+    ``user``: only to those subscribers whose ``connection.user`` equals it,
+    all tabs, in all processes.  Such an event is not kept, and has no
+    offset: the topic's history stays the same for all, and who is away
+    misses it.  None raises ValueError: it is nobody.
+
     Raises TypeError or ValueError for what is not JSON, MessageTooBig
     above 4 MiB, Overloaded when 10 000 pushes or 64 MiB wait to be sent.
     With Redis it waits for it, and raises BrokerUnavailable within 2 s;
     but in async and nonblocking methods it hands over and returns None.
     """
+    if user is not ...:
+        return cherrypy.engine.wsrpc.publish(topic, data, key, user)
     if key is None:
         return cherrypy.engine.wsrpc.publish(topic, data)
     return cherrypy.engine.wsrpc.publish(topic, data, key)
@@ -98,7 +107,8 @@ def broadcast(name: str, *args: Any, endpoint: str | None = None,
     """Call the function ``name`` of every connected client.
 
     ``endpoint``: only of the clients of that path (``'/api'``); ``user``:
-    only of those connections whose ``user`` equals it.  What the functions
+    only of those connections whose ``user`` equals it, compared as JSON;
+    None: of all.  What the functions
     return goes nowhere; clients without such a function ignore it.  From
     any thread; raises as :func:`publish`.
     """
@@ -111,10 +121,32 @@ def connections(endpoint: str | None = None,
     """The open RPC connections of this process; from any thread.
 
     ``endpoint``: those of that path, plain handlers' too; ``user``: those
-    whose ``user`` equals it.
+    whose ``user`` equals it, compared as JSON.
     """
     found: list[Any] = cherrypy.engine.wsrpc.connections(endpoint, user)
     return found
+
+
+def close_user(user: Any, code: int = CloseCode.FORBIDDEN,
+               reason: str = '') -> int:
+    """Close all connections of a user, in all processes.
+
+    From any thread.  At once in this process, whose number it returns; in
+    the others as soon as they hear of it.  Also a connection that is
+    shaking hands just now.  Nothing is pushed to them any more; a method
+    that does this to its own caller is still answered.
+
+    ``code``: with 4403 clients stay away; after 4401 ("not signed in any
+    more") the JavaScript client asks the endpoint whether it would be let
+    in again, and comes back if so: for a logout, when the session has been
+    ended first.
+
+    Raises ValueError for None, which is nobody, and for a code that cannot
+    be sent; BrokerUnavailable within 2 s when Redis cannot be reached: then
+    the connections of this process have been closed all the same.
+    """
+    count: int = cherrypy.engine.wsrpc.close_user(user, code, reason)
+    return count
 
 
 def __getattr__(name: str) -> Any:

@@ -23,6 +23,7 @@ from .framing import Framer
 from .history import MAX_RECOVERED_EVENTS, Position, Recovery
 from .messages import NO_ID, Event
 from .topics import Arrival, Topic, is_seen
+from .users import Target
 
 if TYPE_CHECKING:
     from .peer import Peer
@@ -127,6 +128,15 @@ class Broker:
         if event.topic in self._topics or event.topic in self._listeners:
             self._fan_out(lambda: self._targets(event), len(event.data))
 
+    def deliver_to(self, target: Target, event: Event) -> None:
+        """Give an event to those who subscribed and are that user.
+
+        It has no offset, so it is in nobody's way who is not meant.
+        """
+        if event.topic in self._topics or event.topic in self._listeners:
+            self._fan_out(lambda: self._targets_of_user(target, event),
+                          len(event.data))
+
     def hear(self, what: str, text: bytes) -> None:
         if self._heard is not None:
             self._heard(what, text)
@@ -174,14 +184,26 @@ class Broker:
                 yield peer, frame
         listeners = self._listeners.get(event.topic)
         if listeners:
-            text = b'{"notification":%s,"params":[%s]}' % (
-                encode_json(event.topic), event.data)
+            text = _notification(event)
             heard: dict[Framer, bytes] = {}
             for peer in listeners:
                 frame = heard.get(peer.framer)
                 if frame is None:
                     frame = heard[peer.framer] = peer.framer.text_frame(text)
                 yield peer, frame
+
+    def _targets_of_user(self, target: Target, event: Event,
+                         ) -> Iterator[tuple[Peer, bytes]]:
+        """(peer, frame) for those subscribers who are that user."""
+        topic = self._topics.get(event.topic)
+        if topic is not None:
+            event.subscription = topic.id
+            for peer in topic.targets_of_user(target, event):
+                yield peer, peer.framer.text_frame(
+                    peer.dialect.encode_event(event, next(server_ids)))
+        for peer in self._listeners.get(event.topic, ()):
+            if target.is_met_by(peer):
+                yield peer, peer.framer.text_frame(_notification(event))
 
     def _told_of_reset(self, name: str, position: Position,
                        ) -> Iterator[tuple[Peer, bytes]]:
@@ -317,3 +339,9 @@ class Broker:
         if len(peer.topics) + len(peer.heard) >= limit:
             raise TooManySubscriptions(
                 f'{limit} topics a connection are allowed')
+
+
+def _notification(event: Event) -> bytes:
+    """As those get it who used ``rpc.on``."""
+    return b'{"notification":%s,"params":[%s]}' % (
+        encode_json(event.topic), event.data)

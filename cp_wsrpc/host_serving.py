@@ -56,6 +56,7 @@ class Handshake:
     ``subprotocol``  the one that was agreed upon, or None
     ``config``       the merged config of the endpoint's path (shared)
     ``extensions``   the ``compression.Agreement``, or None
+    ``began``        ``time.monotonic()`` before the first guard
     """
 
     app: Any
@@ -74,11 +75,13 @@ class Handshake:
     subprotocol: str | None = None
     config: dict[str, Any] = field(default_factory=dict)
     extensions: Any = None
+    began: float = 0.0
 
     @classmethod
     def of(cls, request: Any, *, user: Any = None,
            subprotocol: str | None = None, session_key: Any = None,
            bound: bool = False, extensions: Any = None,
+           began: float = 0.0,
            config: dict[str, Any] | None = None) -> Handshake:
         """What is kept of ``request``, at the end of its handshake."""
         return cls(
@@ -90,6 +93,7 @@ class Handshake:
                      if name.lower() not in _DROPPED],
             login=request.login, user=user, session_key=session_key,
             bound=bound, subprotocol=subprotocol, extensions=extensions,
+            began=began,
             config=request.config if config is None else config)
 
     def header(self, name: str) -> str | None:

@@ -7,7 +7,7 @@ owns
   all sockets share as a ``hub``;
 * the endpoints, found in ``cherrypy.tree`` when the engine starts;
 * the bus channels ``handle-websocket`` and ``websocket-broadcast`` of
-  ws4py, and ``wsrpc-publish`` and ``wsrpc-broadcast``.
+  ws4py, and ``wsrpc-publish``, ``wsrpc-broadcast``, ``wsrpc-close-user``.
 
 ::
 
@@ -35,6 +35,7 @@ import msgspec
 from ws4py.server.cherrypyserver import WebSocketPlugin
 
 from . import framing
+from .audience import Audience
 from .backend import Backend, MemoryBackend
 from .broker import Broker
 from .conversation import server_ids
@@ -55,6 +56,7 @@ from .peer import Peer
 from .recording import recorder
 from .shutdown import shut_down
 from .statistics import Statistics, read_namespace
+from .users import Target
 from .websocket import State, WebSocket, message_of
 from .workers import Strand, WorkerPool
 
@@ -173,6 +175,7 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
                        Timing(self.ping_interval_s, self.ping_timeout_s,
                               self.write_stall_s, self.drain_timeout_s),
                        self._counts)
+        self._audience = Audience(io, broker, self._tell)
         # In their order: without a thread, nothing is published off it.
         self._in_order = Strand(pool)
         pool.start()
@@ -273,7 +276,8 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
 
     def _pushes(self) -> dict[str, Callable[..., Any]]:
         return {'wsrpc-publish': self.publish,
-                'wsrpc-broadcast': self.broadcast}
+                'wsrpc-broadcast': self.broadcast,
+                'wsrpc-close-user': self.close_user}
 
     def _make_backend(self) -> Backend:
         rules = read_rules(self.topics)
@@ -388,6 +392,7 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
 
     def _adopt(self, websocket: WebSocket) -> None:
         self._renew(websocket)      # a graceful may have come between
+        self._audience.admit(websocket)
         self.manager.adopt(websocket)
 
     # -- pushes: any thread ------------------------------------------------
@@ -397,8 +402,11 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
     # order; what goes wrong there can only be logged.
 
     def publish(self, topic: str, data: Any, key: str | None = None,
-                ) -> Position | None:
+                user: Any = ...) -> Position | None:
         """Send ``data`` to all who subscribed; see ``cp_wsrpc.publish``."""
+        if user is not ...:
+            self._publish_to(topic, data, key, user)
+            return None
         recording = recorder.get()
         if recording is not None:
             recording.publish(topic, data, key)
@@ -414,6 +422,30 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
                                 key)
             return None
         return broker.publish(topic, data, key)
+
+    def _publish_to(self, topic: str, data: Any, key: str | None,
+                    user: Any) -> None:
+        if key is not None:
+            raise TypeError('key= is for what is kept: an event for one '
+                            'user is not')
+        recording = recorder.get()
+        if recording is not None:
+            recording.publish(topic, data, user=user)
+        elif self.hub is None:
+            log.debug('publish(%r) while the engine does not run', topic)
+        else:
+            self._audience.publish(topic, data, user)
+
+    def close_user(self, user: Any, code: int = CloseCode.FORBIDDEN,
+                   reason: str = '') -> int:
+        """Close all his connections; see ``cp_wsrpc.close_user``."""
+        recording = recorder.get()
+        if recording is not None:
+            return recording.close_user(user, code, reason)
+        if self.hub is None:
+            log.debug('close_user() while the engine does not run')
+            return 0
+        return self._audience.close_user(user, code, reason)
 
     def _publish_off_loop(self, broker: Broker, *args: Any) -> None:
         try:
@@ -442,17 +474,24 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
         if len(text) > MAX_BROADCAST_BYTES:
             raise MessageTooBig(f'{len(text)} bytes in one broadcast; '
                                 f'{MAX_BROADCAST_BYTES} are allowed')
-        if hub.io.in_loop():
-            self._in_order.post(self._tell_off_loop, hub.broker, text)
-        else:
-            hub.broker.tell('broadcast', text)
+        self._tell('broadcast', text)
 
-    def _tell_off_loop(self, broker: Broker, text: bytes) -> None:
+    def _tell(self, what: str, text: bytes) -> None:
+        """Have all processes hear of it, by a broker that is shared."""
+        hub = self.hub
+        if hub is None:
+            return
+        if hub.io.in_loop():
+            self._in_order.post(self._tell_off_loop, hub.broker, what, text)
+        else:
+            hub.broker.tell(what, text)
+
+    def _tell_off_loop(self, broker: Broker, what: str, text: bytes) -> None:
         try:
-            broker.tell('broadcast', text)
+            broker.tell(what, text)
         except Exception as error:
-            limited(log, 'publish', logging.ERROR, 'a broadcast of an async '
-                    'or nonblocking method is lost: %s', escape(error))
+            limited(log, 'publish', logging.ERROR, 'a %s of an async or '
+                    'nonblocking method is lost: %s', what, escape(error))
 
     def _hear(self, what: str, text: bytes) -> None:
         """Some process has told all; on the broker's thread."""
@@ -460,6 +499,8 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
             said = _decode_broadcast(text)
             self._broadcast_here(said.name, tuple(said.args), said.endpoint,
                                  said.user)
+        else:
+            self._audience.hear(what, text)
 
     def _broadcast_here(self, name: str, args: tuple[Any, ...],
                         endpoint: str | None, user: Any) -> None:
@@ -479,9 +520,10 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
         if size > MAX_BROADCAST_BYTES:
             raise MessageTooBig(f'{size} bytes in one broadcast; '
                                 f'{MAX_BROADCAST_BYTES} are allowed')
+        target = None if user is None else Target(user)
         self.manager.fan_out(
             lambda: ((peer, frame_for(peer.dialect, peer.framer))
-                     for peer in self._peers(endpoint, user)), size)
+                     for peer in self._peers(endpoint, target)), size)
 
     def broadcast_raw(self, message: Any, binary: bool = False) -> None:
         """Send a raw message to the sockets of plain handlers.
@@ -509,15 +551,17 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
         recording = recorder.get()
         if recording is not None:
             return recording.connections(endpoint, user)
+        target = None if user is None else Target(user)
         if endpoint is None:
-            return list(self._peers(None, user))
+            return list(self._peers(None, target))
         return [websocket for websocket in self.manager
-                if _is_of(websocket, endpoint, user)]
+                if _is_of(websocket, endpoint, target)]
 
-    def _peers(self, endpoint: str | None, user: Any) -> Iterator[Peer]:
+    def _peers(self, endpoint: str | None, target: Target | None,
+               ) -> Iterator[Peer]:
         for websocket in self.manager:
             if isinstance(websocket, Peer) and _is_of(websocket, endpoint,
-                                                      user):
+                                                      target):
                 yield websocket
 
 
@@ -527,11 +571,12 @@ def _applications() -> list[Any]:
             if isinstance(app, cherrypy.Application)]
 
 
-def _is_of(websocket: WebSocket, endpoint: str | None, user: Any) -> bool:
+def _is_of(websocket: WebSocket, endpoint: str | None,
+           target: Target | None) -> bool:
     return (websocket.state is State.OPEN
             and (endpoint is None or websocket.endpoint.url_path
                  == (endpoint.rstrip('/') or '/'))
-            and (user is None or websocket.user == user))
+            and (target is None or target.is_met_by(websocket)))
 
 
 def _default_max_connections() -> int:

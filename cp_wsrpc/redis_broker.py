@@ -44,13 +44,15 @@ import redis
 
 from .backend import Feed, resync
 from .broker import encode_event
-from .errors import BrokerUnavailable, Overloaded
+from .errors import BrokerUnavailable, CloseCode, Overloaded
+from .framing import close_frame
 from .history import (MAX_RECOVERED_EVENTS, Position, Recovery, Retention,
                       find_retention, read_rules)
 from .logs import escape, limited
 from .messages import Event
 from .options import TopicRules
 from .redis_store import Entry, FeedPlace, RedisStore, connect, read_entry
+from .users import Target
 
 __all__ = ['Publisher', 'RedisBackend']
 
@@ -377,8 +379,11 @@ class Publisher:
         self._store.close()
 
     def publish(self, topic: str, data: Any, key: str | None = None,
-                ) -> Position | None:
+                user: Any = ...) -> Position | None:
         """As :func:`cp_wsrpc.publish`."""
+        if user is not ...:
+            self._tell_of_user('publish', user, topic=topic, data=data)
+            return None
         return self._store.publish(topic, encode_event(data, key), key,
                                    self._retention(topic))
 
@@ -387,6 +392,17 @@ class Publisher:
         """As :func:`cp_wsrpc.broadcast`."""
         self._store.tell('broadcast', encode_event({
             'name': name, 'args': args, 'endpoint': endpoint, 'user': user}))
+
+    def close_user(self, user: Any, code: int = CloseCode.FORBIDDEN,
+                   reason: str = '') -> None:
+        """As :func:`cp_wsrpc.close_user`; has no connections itself."""
+        close_frame(code, reason)       # to raise here what it does
+        self._tell_of_user('close_user', user, code=code, reason=reason,
+                           by='')
+
+    def _tell_of_user(self, what: str, user: Any, **said: Any) -> None:
+        self._store.tell(what, encode_event(
+            {**said, 'user': Target(user).user}))
 
     def _retention(self, topic: str) -> Retention | None:
         now = time.monotonic()

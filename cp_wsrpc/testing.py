@@ -39,9 +39,11 @@ from .current import Cell, cell
 from .dialects import JSONRPC, encode_json
 from .errors import ConnectionLostError, RemoteError, RPCError, WsrpcError
 from .exposure import Route, make_route
+from .framing import close_frame
 from .host_session import LazySession, ensure_proxy
 from .messages import Call
 from .recording import recorder
+from .users import Target, key_of
 
 __all__ = ['Connection', 'call']
 
@@ -59,9 +61,10 @@ class Connection:
         broadcasted   [('total', (5,), {})]         by cp_wsrpc.broadcast
         called        [('confirm', ('Sure?',), {})] by connection.call
         notified      [('moved', (), {'x': 1})]     by connection.notify
+        closed_users  [('eve', 4403, '')]           by cp_wsrpc.close_user
 
     ``broadcasted`` has ``endpoint`` and ``user`` in its dict, if they were
-    given; ``published`` has a dict where a ``key`` was,
+    given; ``published`` has a dict where a ``key`` or a ``user`` was,
     ``('price', 9, {'key': 'car-7'})``.
     """
 
@@ -75,6 +78,7 @@ class Connection:
         self.handshake = handshake
         self.published: list[tuple[Any, ...]] = []
         self.broadcasted: _Said = []
+        self.closed_users: list[tuple[Any, int, str]] = []
         self.called: _Said = []
         self.notified: _Said = []
         self.is_closed = False
@@ -83,6 +87,11 @@ class Connection:
 
     def __repr__(self) -> str:
         return f'<testing.Connection user={self.user!r}>'
+
+    @property
+    def user_key(self) -> bytes:
+        """For ``users``."""
+        return key_of(self.user)
 
     @property
     def remote(self) -> str:
@@ -164,11 +173,13 @@ class Connection:
     # -- the server --------------------------------------------------------
 
     def publish(self, topic: str, data: Any, key: str | None = None,
-                ) -> None:
+                user: Any = ...) -> None:
         """For ``recording``."""
         what = topic, msgspec.json.decode(encode_event(data, key))
-        self.published.append(
-            what if key is None else (*what, {'key': key}))
+        more = {} if key is None else {'key': key}
+        if user is not ...:
+            more['user'] = Target(user).user
+        self.published.append((*what, more) if more else what)
 
     def broadcast(self, name: str, *args: Any, endpoint: str | None = None,
                   user: Any = None) -> None:
@@ -181,7 +192,16 @@ class Connection:
     def connections(self, endpoint: str | None = None,
                     user: Any = None) -> list[Any]:
         """For ``recording``: this one, if it is of that user."""
-        return [self] if user is None or user == self.user else []
+        return [self] if user is None or Target(user).is_met_by(self) else []
+
+    def close_user(self, user: Any, code: int, reason: str) -> int:
+        """For ``recording``: closes this one, if it is of that user."""
+        close_frame(code, reason)       # to raise as a real one does
+        is_mine = Target(user).is_met_by(self) and not self.is_closed
+        self.closed_users.append((user, code, reason))
+        if is_mine:
+            self.close(code, reason)
+        return int(is_mine)
 
 
 def _as_sent(name: str, args: tuple[Any, ...], kwargs: dict[str, Any],

@@ -33,6 +33,7 @@ then closed (threats A3).
 from __future__ import annotations
 
 import logging
+import time
 from typing import Any
 
 import cherrypy
@@ -74,6 +75,7 @@ class Exchange:
 
     def __init__(self, endpoint: Endpoint, request: Any) -> None:
         self.endpoint = endpoint
+        self.began = time.monotonic()
         self.fields = upgrade.fields_of(request.header_list)
         self.is_attempt = upgrade.is_attempt(self.fields)
         accepted = self.fields.get('accept', ())
@@ -278,7 +280,7 @@ def _grant(*args: Any, **kwargs: Any) -> None:
         request, user=found.user, bound=found.bound,
         session_key=SessionKey.of_request(request, found.identity),
         subprotocol=upgrade.choose_subprotocol(exchange.fields, known),
-        extensions=_agree_on_compression(exchange))
+        extensions=_agree_on_compression(exchange), began=exchange.began)
     response = cherrypy.serving.response
     response.status = 101
     # A stream's session is saved and unlocked at the end of the request,

@@ -28,6 +28,7 @@ from .messages import Event
 
 if TYPE_CHECKING:
     from .peer import Peer
+    from .users import Target
 
 __all__ = ['Arrival', 'Topic', 'is_seen']
 
@@ -64,7 +65,9 @@ class Arrival:
     def start_over(self) -> bool:
         """The history is to be read anew; False if that is no use."""
         self._tries += 1
-        self.held = []
+        # What has no offset is not in the history that is read now.
+        self.held = [event for event in self.held or ()
+                     if event.offset is None]
         self.spoiled = False
         return self._tries <= MAX_TRIES
 
@@ -132,6 +135,13 @@ class Topic:
             return list(self.subscribers)
         return [peer for peer in self.subscribers
                 if self._may_have(peer, event)]
+
+    def targets_of_user(self, target: Target, event: Event) -> list[Peer]:
+        """The same, of an event without an offset that is for one user."""
+        return [peer for peer in self.subscribers
+                if target.is_met_by(peer)
+                and not (self.is_volatile and peer.out.refusing)
+                and self._may_have(peer, event)]
 
     def reset(self, position: Position) -> list[Peer]:
         """Events were lost, it goes on at ``position``: who must know."""

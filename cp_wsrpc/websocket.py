@@ -48,6 +48,7 @@ from . import framing, transport
 from .errors import CloseCode, MessageTooBig
 from .logs import escape, limited
 from .outqueue import Outcome, OutQueue
+from .users import key_of
 
 if TYPE_CHECKING:
     from .compression import Agreement
@@ -130,6 +131,7 @@ class WebSocket(Ws4pyWebSocket):        # type: ignore[misc]
         self._controls_since = 0.0
         #: the tick of the loop's timer wheel it stands in
         self.timer_tick: int | None = None
+        self._user_key: bytes | None = None
 
     def attach(self, endpoint: Endpoint, handshake: Handshake, hub: Hub,
                strand: Strand, id: str) -> None:
@@ -178,6 +180,14 @@ class WebSocket(Ws4pyWebSocket):        # type: ignore[misc]
     def user(self) -> Any:
         """What ``tools.wsrpc.user`` returned, or ``request.login``."""
         return self.handshake.user
+
+    @property
+    def user_key(self) -> bytes:
+        """``users.key_of(user)``, as it was when it was first needed."""
+        key = self._user_key
+        if key is None:
+            key = self._user_key = key_of(self.user)
+        return key
 
     def __repr__(self) -> str:
         return (f'<{type(self).__name__} {self.id} {self.remote} '

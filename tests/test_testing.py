@@ -331,3 +331,18 @@ def test_a_thread_that_a_method_starts_is_outside():
         thread.start()
         thread.join(5)
     assert raised
+
+
+def test_what_is_for_one_user_is_recorded_as_such():
+    with testing.call(user='ada') as conn:
+        assert cp_wsrpc.publish('news', 1, user={'id': (7,)}) is None
+        assert cp_wsrpc.close_user('eve', reason='bye') == 0
+        assert cp_wsrpc.connections(user='eve') == [] and not conn.is_closed
+        assert cp_wsrpc.close_user('ada', 4401) == 1
+        for method in (cp_wsrpc.close_user,
+                       lambda user: cp_wsrpc.publish('news', 1, user=user)):
+            with pytest.raises(ValueError):
+                method(None)
+    assert conn.published == [('news', 1, {'user': {'id': (7,)}})]
+    assert conn.closed_users == [('eve', 4403, 'bye'), ('ada', 4401, '')]
+    assert conn.closed_with == (4401, '')
