@@ -717,6 +717,19 @@ def test_programs_push_through_redis_as_the_page_says(
             for text in printed] == expected
 
 
+def test_what_is_for_one_user_is_as_the_page_says() -> None:
+    with serving(root_of(api=api_with_calc()), {'/api': {
+            'tools.wsrpc.on': True, 'tools.wsrpc.user': lambda: 'ada',
+            'tools.wsrpc.subscribe': ['orders']}}) as server:
+        with server.peer('/api') as ada:
+            ada.call('rpc.subscribe', ['orders'])
+            run('code-user')
+            assert ada.recv_json()['params']['result'] == {
+                'id': 4, 'state': 'sent'}
+            assert ada.recv_json()['method'] == 'hello'
+            assert ada.recv_close() == (4403, 'blocked')
+
+
 SHOP = '''
 import os
 import cherrypy, cp_wsrpc
