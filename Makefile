@@ -1,4 +1,5 @@
 # make demo                     the demo, on HOST:PORT
+# make demo-cluster             nginx, three processes, Redis; on PORT
 # make test                     every check; ARGS goes to pytest:
 #                               make test ARGS='tests/test_tool.py -x'
 # make lint                     ruff and mypy alone
@@ -27,11 +28,14 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_ROOT_USER_ACTION = ignore
 export PIP_QUIET = 1
 
-.PHONY: demo test attack bench conformance lint test-all-pythons picture clean programs
+.PHONY: demo demo-cluster test attack bench conformance lint test-all-pythons picture clean programs
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m demo --host $(HOST) --port $(PORT)
+
+demo-cluster: $(VENV)/.demo
+	$(BIN)/python -m demo.cluster --host $(HOST) --port $(PORT)
 
 test: lint programs
 	$(BIN)/python -m pytest $(ARGS)

@@ -49,7 +49,8 @@ _BLOCK = re.compile(
     r'\n((?:\1   .*\n|\n)+)', re.MULTILINE)
 
 #: What a reader is to type or paste elsewhere, and no test can.
-NOT_RUN = {'code-systemd', 'code-docker'}
+NOT_RUN = {'code-systemd', 'code-docker', 'code-systemd-several',
+           'code-rolling'}
 
 
 class Block(NamedTuple):
@@ -128,7 +129,8 @@ def test_the_files_that_a_document_leads_to_are_there(
 
 
 def test_every_snippet_has_a_test() -> None:
-    source = pathlib.Path(__file__).read_text()
+    here = pathlib.Path(__file__)
+    source = here.read_text() + here.with_name('test_cluster.py').read_text()
     wild = [name for name, made in blocks().items()
             if made.language != 'console' or made.name]
     assert [name for name in wild if f"'{name}'" not in source] == []
