@@ -131,10 +131,11 @@ def close_user(user: Any, code: int = CloseCode.FORBIDDEN,
                reason: str = '') -> int:
     """Close all connections of a user, in all processes.
 
-    From any thread.  At once in this process, whose number it returns; in
-    the others as soon as they hear of it.  Also a connection that is
-    shaking hands just now.  Nothing is pushed to them any more; a method
-    that does this to its own caller is still answered.
+    From any thread.  Each process does so as soon as it hears of it; the
+    number of this one's is returned.  Also a connection that is shaking
+    hands just now.  What was published before still goes out,
+    nothing after it; a method that does this to its own caller is still
+    answered.
 
     ``code``: with 4403 clients stay away; after 4401 ("not signed in any
     more") the JavaScript client asks the endpoint whether it would be let
@@ -143,7 +144,7 @@ def close_user(user: Any, code: int = CloseCode.FORBIDDEN,
 
     Raises ValueError for None, which is nobody, and for a code that cannot
     be sent; BrokerUnavailable within 2 s when Redis cannot be reached: then
-    the connections of this process have been closed all the same.
+    the connections of this process are closed all the same.
     """
     count: int = cherrypy.engine.wsrpc.close_user(user, code, reason)
     return count

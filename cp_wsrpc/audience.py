@@ -3,7 +3,7 @@
 ::
 
     plugin -> Audience.publish    -> broker.deliver_to, or the feed
-           -> Audience.close_user -> his sockets here, and the feed
+           -> Audience.close_user -> his sockets, or the feed
     feed   -> plugin -> Audience.hear
 
 With several processes both go through ``broker.tell``; each process looks
@@ -19,13 +19,15 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from .broker import encode_event
+from .current import cell
 from .dialects import encode_json
+from .errors import Overloaded
 from .framing import close_frame
 from .messages import Event
 from .users import Target
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from .broker import Broker
     from .ioloop import IOLoop
@@ -47,7 +49,8 @@ class _Ending(msgspec.Struct):
     user: Any
     code: int
     reason: str
-    by: str             # the process that has closed its own already
+    by: str             # the process, and the connection of it, where a
+    but: str = ''       # method said so: that one closes itself
 
 
 _decode_publication = msgspec.json.Decoder(_Publication).decode
@@ -57,13 +60,14 @@ _decode_ending = msgspec.json.Decoder(_Ending).decode
 class Audience:
     """The users of a process's connections.
 
-    Any thread; ``admit``: the loop's.  ``tell(what, text)`` has all
-    processes hear of it, also from the loop's thread.  ``_lock`` guards
-    the changes of ``_ended``, which is replaced as a whole.
+    Any thread; ``admit``: the loop's.  ``tell(what, text, failed)`` has
+    all processes hear of it, also from the loop's thread; ``failed`` is
+    called first if that raises.  ``_lock`` guards the changes of
+    ``_ended``, which is replaced as a whole.
     """
 
     def __init__(self, io: IOLoop, broker: Broker,
-                 tell: Callable[[str, bytes], None]) -> None:
+                 tell: Callable[..., None]) -> None:
         self._io = io
         self._broker = broker
         self._tell = tell
@@ -87,17 +91,29 @@ class Audience:
     def close_user(self, user: Any, code: int, reason: str) -> int:
         """Close all connections of a user; how many of this process.
 
-        As :func:`cp_wsrpc.close_user`.
+        As :func:`cp_wsrpc.close_user`.  Each process closes its own in
+        turn with the pushes, those of this one too: so what was published
+        before goes out.
         """
         target = Target(user)
-        text = b''
+        close_frame(code, reason)       # to raise here what it does
+        found = self._connections_of(target)
+        asking = _asking()
+        but = asking.id if asking in found else ''
+
+        def close_here() -> None:
+            self._close_here(target, code, reason, but)
+
         if self._broker.is_shared:
-            text = encode_json({'user': user, 'code': code,
-                                'reason': reason, 'by': self._id})
-        count = self._close_here(target, code, reason)
-        if text:
-            self._tell('close_user', text)
-        return count
+            text = encode_json({'user': user, 'code': code, 'reason': reason,
+                                'by': self._id, 'but': but})
+        if but:
+            asking.close(code, reason)      # when its call is answered
+        if self._broker.is_shared:
+            self._tell('close_user', text, close_here)
+        else:
+            close_here()
+        return len(found)
 
     def hear(self, what: str, text: bytes) -> None:
         """Another process has said so, or this one; the broker's thread."""
@@ -107,9 +123,8 @@ class Audience:
                                     Event(said.topic, bytes(said.data)))
         elif what == 'close_user':
             ending = _decode_ending(text)
-            if ending.by != self._id:
-                self._close_here(Target(ending.user), ending.code,
-                                 ending.reason)
+            self._close_here(Target(ending.user), ending.code, ending.reason,
+                             ending.but if ending.by == self._id else '')
 
     def admit(self, websocket: WebSocket) -> None:
         """Close it if its user was closed while it shook hands.
@@ -122,16 +137,37 @@ class Audience:
                     and target.is_met_by(websocket):
                 websocket.close(code, reason)
 
-    def _close_here(self, target: Target, code: int, reason: str) -> int:
+    def _close_here(self, target: Target, code: int, reason: str,
+                    but: str) -> None:
+        """Close them when the pushes before have gone out.
+
+        ``but``: the id of the one that closes itself.
+        """
         close_frame(code, reason)       # to raise here what it does
         now = time.monotonic()
         with self._lock:
             self._ended = (*(ended for ended in self._ended
                              if now - ended[0] < REMEMBER_S),
                            (now, target, code, reason))
-        count = 0
-        for websocket in self._io:
-            if not websocket.is_closed and target.is_met_by(websocket):
-                count += 1
-                websocket.close(code, reason)
-        return count
+
+        def close() -> Iterator[Any]:
+            for websocket in self._connections_of(target):
+                if websocket.id != but:
+                    websocket.close(code, reason)
+            return iter(())
+
+        try:
+            self._io.fan_out(close, 0)
+        except Overloaded:
+            self._io.post(close)
+
+    def _connections_of(self, target: Target) -> list[WebSocket]:
+        return [websocket for websocket in self._io
+                if not websocket.is_closed and target.is_met_by(websocket)]
+
+
+def _asking() -> Any:
+    """The connection whose call this is, or None."""
+    mine = cell.get()
+    call = mine.call if mine is not None else None
+    return call.connection if call is not None else None

@@ -476,19 +476,32 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
                                 f'{MAX_BROADCAST_BYTES} are allowed')
         self._tell('broadcast', text)
 
-    def _tell(self, what: str, text: bytes) -> None:
-        """Have all processes hear of it, by a broker that is shared."""
+    def _tell(self, what: str, text: bytes,
+              failed: Callable[[], None] | None = None) -> None:
+        """Have all processes hear of it, by a broker that is shared.
+
+        ``failed`` is called when that has raised, before it is told.
+        """
         hub = self.hub
         if hub is None:
             return
-        if hub.io.in_loop():
-            self._in_order.post(self._tell_off_loop, hub.broker, what, text)
-        else:
-            hub.broker.tell(what, text)
 
-    def _tell_off_loop(self, broker: Broker, what: str, text: bytes) -> None:
+        def tell() -> None:
+            try:
+                hub.broker.tell(what, text)
+            except BaseException:
+                if failed is not None:
+                    failed()
+                raise
+
+        if hub.io.in_loop():
+            self._in_order.post(self._tell_off_loop, what, tell)
+        else:
+            tell()
+
+    def _tell_off_loop(self, what: str, tell: Callable[[], None]) -> None:
         try:
-            broker.tell(what, text)
+            tell()
         except Exception as error:
             limited(log, 'publish', logging.ERROR, 'a %s of an async or '
                     'nonblocking method is lost: %s', what, escape(error))

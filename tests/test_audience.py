@@ -185,6 +185,20 @@ def test_all_connections_of_a_user_are_closed_within_a_second(ports):
         assert cp_wsrpc.close_user(DICT) == 0
 
 
+def test_what_was_pushed_before_goes_out_and_nothing_after_it(ports):
+    with peers_of(ports, 'ada') as (his,):
+        for peer in his:
+            peer.call('rpc.subscribe', ['plain'])
+        for number in range(50):
+            cp_wsrpc.publish('plain', number)
+        cp_wsrpc.close_user('ada')
+        cp_wsrpc.publish('plain', 'late')
+        for peer in his:
+            seen = [next_event(peer)[0] for _ in range(50)]
+            assert seen == list(range(50))
+            assert peer.recv_close()[0] == 4403
+
+
 @pytest.mark.parametrize('method', ['close_user', 'close_user_async'])
 def test_a_method_that_closes_its_own_caller_is_answered(ports, method):
     with peers_of(ports, 'ada') as (his,):
@@ -298,3 +312,15 @@ def test_what_others_have_put_into_the_feed_harms_nobody(redis, other):
         assert next_event(ada) == (2, None)
         with RawPeer(other, as_user('ada')) as another:
             assert another.call('rpc.ping', [1]) == [1]
+
+
+def test_an_async_method_closes_those_of_its_process_without_redis(need):
+    with redis_server(need('redis-server')) as redis, serving(
+            Root(), CONFIG, engine={'wsrpc.broker': redis.url}) as server, \
+            server.peer(as_user('ada')) as one, \
+            server.peer(as_user('ada')) as two:
+        two.call('rpc.ping')
+        redis.kill()
+        assert one.call('close_user_async', ['ada']) == 2
+        for peer in (one, two):
+            assert peer.recv_close()[0] == 4403
