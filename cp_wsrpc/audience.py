@@ -22,7 +22,7 @@ from .broker import encode_event
 from .current import cell
 from .dialects import encode_json
 from .errors import Overloaded
-from .framing import close_frame
+from .framing import check_close_code, close_frame
 from .messages import Event
 from .users import Target
 
@@ -143,6 +143,7 @@ class Audience:
 
         ``but``: the id of the one that closes itself.
         """
+        check_close_code(code)
         close_frame(code, reason)       # to raise here what it does
         now = time.monotonic()
         with self._lock:

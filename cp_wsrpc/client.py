@@ -42,6 +42,7 @@ from .conversation import PendingReply
 from .dialects import JSONRPC, Batch, decode
 from .errors import (CallTimeout, CloseCode, ConnectionLostError,
                      ParseError)
+from .frames import check_close_code
 from .idempotency import check_key
 from .logs import escape
 from .messages import NO_ID, Call, Failure, Result
@@ -227,8 +228,10 @@ class Client:
 
         Routes and subscriptions stay, and ``connect`` works again.  May be
         repeated.  Waits ``timeout`` seconds at most; not at all when a
-        function calls it that the client runs.
+        function calls it that the client runs.  ValueError for a ``code``
+        other than 1000-1003, 1007-1014 and 3000-4999.
         """
+        check_close_code(code)
         with self._lock:
             link = self._link
             if link is None:

@@ -31,7 +31,7 @@ except ImportError:     # its wheel was built without a C compiler
 __all__ = [
     'BINARY', 'CLOSE', 'CONTINUATION', 'CONTROL', 'FIN', 'MASKED',
     'OPCODE', 'PING', 'PONG', 'RSV1', 'TEXT', 'Binary', 'Close', 'Ping',
-    'Pong', 'Text', 'apply_mask', 'close_frame', 'frame',
+    'Pong', 'Text', 'apply_mask', 'check_close_code', 'close_frame', 'frame',
     'is_legal_close_code', 'ping_frame', 'pong_frame', 'text_frame',
 ]
 
@@ -97,6 +97,13 @@ def pong_frame(payload: bytes = b'', mask: bool = False) -> bytes:
     return frame(PONG, payload, mask=mask)
 
 
+def check_close_code(code: int) -> None:
+    """ValueError for a code with which no application may close."""
+    if not is_legal_close_code(code):
+        raise ValueError(f'the close code {code} may not be sent: use '
+                         '1000-1003, 1007-1014 or 3000-4999')
+
+
 def is_legal_close_code(code: int) -> bool:
     """Whether a Close on the wire may carry ``code``.
 
@@ -127,9 +134,7 @@ def _close_reason(reason: str | bytes) -> bytes:
 def _close_body(code: int, reason: bytes) -> bytes:
     if code in (CloseCode.NO_STATUS, CloseCode.ABNORMAL, 1015):
         return b''
-    if not is_legal_close_code(code):
-        raise ValueError(f'the close code {code} may not be sent: use '
-                         '1000-1003, 1007-1014 or 3000-4999')
+    check_close_code(code)
     return _UINT16.pack(code) + reason
 
 

@@ -57,6 +57,7 @@ from .frames import (
     Pong,
     Text,
     apply_mask,
+    check_close_code,
     close_frame,
     frame,
     is_legal_close_code,
@@ -68,9 +69,9 @@ from .utf8 import check_piece
 
 __all__ = [
     'BINARY', 'CLOSE', 'CONTINUATION', 'PING', 'PONG', 'TEXT',
-    'FrameStream', 'Framer', 'Inflater', 'ProtocolFailure', 'close_frame',
-    'frame', 'is_legal_close_code', 'ping_frame', 'pong_frame',
-    'text_frame',
+    'FrameStream', 'Framer', 'Inflater', 'ProtocolFailure',
+    'check_close_code', 'close_frame', 'frame', 'is_legal_close_code',
+    'ping_frame', 'pong_frame', 'text_frame',
 ]
 
 #: First bytes that need no extension: any data frame, final controls.

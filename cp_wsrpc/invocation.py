@@ -143,6 +143,12 @@ def await_in_turn(reply: PendingReply) -> Generator[Any, None, None]:
         yield from _take_turn(turn)
         scope.turn = turn
         raise
+    except GeneratorExit:
+        # The coroutine is destroyed and cannot wait: what comes of the
+        # turn is passed on, else ``closed()`` would wait for it for ever.
+        if turn.reenter(turn.leave):
+            turn.leave()
+        raise
     yield from _take_turn(turn)
     scope.turn = turn
 
@@ -158,7 +164,14 @@ def _take_turn(turn: Any) -> Generator[Any, None, None]:
             granted.set_result(None)
 
     if not turn.reenter(lambda: loop.call_soon_threadsafe(grant)):
-        yield from granted
+        try:
+            yield from granted
+        except BaseException:
+            # Cancelled, or destroyed: the turn is not for us any more.
+            if granted.done() and not granted.cancelled():
+                turn.leave()
+            granted.cancel()        # if it comes yet, it is passed on
+            raise
 
 
 # -- the three ways ----------------------------------------------------------
@@ -406,9 +419,7 @@ def fail(call: Call, error: BaseException, ran: bool = True) -> bytes:
     ref = None
     if not isinstance(error, (ConnectionLostError, asyncio.CancelledError)) \
             and not is_answer(error):
-        ref = new_ref()
-        if not report(peer, call.name, error, ref):
-            ref = None          # it would lead to no line
+        ref = report(peer, call.name, error)
     code, message, data = failure_of(error, peer.endpoint.options.debug, ref)
     # One that is made once and raised often would grow by its frames each
     # time, and keep what they hold.
@@ -418,18 +429,21 @@ def fail(call: Call, error: BaseException, ran: bool = True) -> bytes:
     return text
 
 
-def report(peer: Any, what: str, error: BaseException,
-           ref: str = '') -> bool:
+def report(peer: Any, what: str, error: BaseException) -> str:
     """Write what code of the application raised into *its* log.
 
     ``cherrypy.log`` would look for the application at the thread's request
-    and may find another (pitfalls 29).  One line a second for each name;
-    False for what is only counted.
+    and may find another (pitfalls 29).  One line a second for each name and
+    type of exception.
+
+    Returns the reference of the line; for what is only counted, that of
+    the line before it; ``''`` if nothing is logged.
     """
-    return _limiter.log(peer.handshake.app.log.error_log, what, logging.ERROR,
-                 'WSRPC %s of %s raised %s%s', escape(what), peer.id,
-                 type(error).__name__, f' (ref {ref})' if ref else '',
-                 exc_info=error)
+    kind = type(error).__name__
+    return _limiter.log_under(
+        new_ref(), peer.handshake.app.log.error_log,
+        f'{what} {kind}', logging.ERROR, 'WSRPC %s of %s raised %s',
+        escape(what), peer.id, kind, exc_info=error)
 
 
 def check_session(call: Call) -> None:

@@ -51,10 +51,22 @@ def escape(text: object, limit: int = 200) -> str:
     return ''.join(shown)[:limit - 3] + '...'
 
 
+class _Cause:
+    """When it may have its next line; what came since the last, whose
+    reference is ``ref``."""
+
+    __slots__ = ('ref', 'swallowed', 'until')
+
+    def __init__(self) -> None:
+        self.until = float('-inf')
+        self.swallowed = 0
+        self.ref = ''
+
+
 class LineLimiter:
     """Lets one line through per cause and interval, and counts the rest.
 
-    Any thread may call :meth:`log`.
+    Any thread may call :meth:`log` and :meth:`log_under`.
     """
 
     def __init__(self, interval_s: float = 1.0,
@@ -63,8 +75,7 @@ class LineLimiter:
         self._clock = clock
         # Guards the rest.
         self._lock = threading.Lock()
-        #: {(logger's name, cause): [not before, swallowed]}
-        self._causes: dict[tuple[str, str], list[float]] = {}
+        self._causes: dict[tuple[str, str], _Cause] = {}    # by logger too
         self._full_until = 0.0
 
     def log(self, logger: logging.Logger, cause: str, level: int, fmt: str,
@@ -77,7 +88,7 @@ class LineLimiter:
         """
         if not logger.isEnabledFor(level):
             return False
-        swallowed = self._admit((logger.name, cause))
+        swallowed, _ = self._admit((logger.name, cause), '')
         if swallowed is None:
             return False
         if swallowed:
@@ -86,8 +97,27 @@ class LineLimiter:
         logger.log(level, fmt, *args, exc_info=exc_info)
         return True
 
-    def _admit(self, key: tuple[str, str]) -> int | None:
-        """Return how many were swallowed before, None to swallow this."""
+    def log_under(self, ref: str, logger: logging.Logger, cause: str,
+                  level: int, fmt: str, *args: Any,
+                  exc_info: Any = None) -> str:
+        """As :meth:`log`, of a line that ends with its reference.
+
+        Returns the reference of the line that tells of it: ``ref`` itself
+        or, of what was swallowed, that of the line which is there already
+        (the next one counts it); ``''`` if the level is off.
+        """
+        if not logger.isEnabledFor(level):
+            return ''
+        swallowed, ref = self._admit((logger.name, cause), ref)
+        if swallowed is not None:
+            more = f'; {swallowed} more like it' if swallowed else ''
+            logger.log(level, fmt + ' (ref %s%s)', *args, ref, more,
+                       exc_info=exc_info)
+        return ref
+
+    def _admit(self, key: tuple[str, str], ref: str,
+               ) -> tuple[int | None, str]:
+        """How many were swallowed before, None to swallow this; its ref."""
         now = self._clock()
         with self._lock:
             state = self._causes.get(key)
@@ -95,14 +125,14 @@ class LineLimiter:
                 key = _FURTHER
                 state = self._causes.get(key)
             if state is None:
-                self._causes[key] = [now + self._interval_s, 0]
-                return 0
-            if now < state[0]:
-                state[1] += 1
-                return None
-            swallowed = int(state[1])
-            state[:] = [now + self._interval_s, 0]
-            return swallowed
+                state = self._causes[key] = _Cause()
+            if now < state.until:
+                state.swallowed += 1
+                return None, state.ref
+            swallowed, state.swallowed = state.swallowed, 0
+            state.until = now + self._interval_s
+            state.ref = ref
+            return swallowed, ref
 
     def _has_room(self, now: float) -> bool:
         """Whether one more cause can be told apart.
@@ -116,10 +146,11 @@ class LineLimiter:
         if now < self._full_until:
             return False
         self._causes = {key: state for key, state in self._causes.items()
-                        if now < state[0]}
+                        if now < state.until}
         if len(self._causes) < MAX_CAUSES - 1:
             return True
-        self._full_until = min(until for until, _ in self._causes.values())
+        self._full_until = min(state.until
+                               for state in self._causes.values())
         return False
 
 

@@ -178,7 +178,8 @@ class Peer(WebSocket):
                 or not self._is_under_way(call):
             super().close(code, reason)
             return
-        framing.close_frame(code, reason)       # to raise here what it does
+        framing.check_close_code(code)      # raise here, not when it is sent
+        framing.close_frame(code, reason)
         if self._noted_close is None:
             self._noted_close = call, code, reason
             # It may have been answered since, where a thread that it has

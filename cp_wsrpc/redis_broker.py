@@ -45,7 +45,7 @@ import redis
 from .backend import Feed, resync
 from .broker import encode_event
 from .errors import BrokerUnavailable, CloseCode, Overloaded
-from .framing import close_frame
+from .framing import check_close_code, close_frame
 from .history import (MAX_RECOVERED_EVENTS, Position, Recovery, Retention,
                       find_retention, read_rules)
 from .logs import escape, limited
@@ -396,6 +396,7 @@ class Publisher:
     def close_user(self, user: Any, code: int = CloseCode.FORBIDDEN,
                    reason: str = '') -> None:
         """As :func:`cp_wsrpc.close_user`; has no connections itself."""
+        check_close_code(code)
         close_frame(code, reason)       # to raise here what it does
         self._tell_of_user('close_user', user, code=code, reason=reason,
                            by='')

@@ -39,7 +39,7 @@ from .current import Cell, cell
 from .dialects import JSONRPC, encode_json
 from .errors import ConnectionLostError, RemoteError, RPCError, WsrpcError
 from .exposure import Route, make_route
-from .framing import close_frame
+from .frames import check_close_code
 from .host_session import LazySession, ensure_proxy
 from .messages import Call
 from .recording import recorder
@@ -127,7 +127,11 @@ class Connection:
             self.notified.append(said)
 
     def close(self, code: int = 1000, reason: str = '') -> None:
-        """Runs what ``on_close`` was given; ``closed_with`` keeps both."""
+        """Runs what ``on_close`` was given; ``closed_with`` keeps both.
+
+        ValueError for a code that the server would not take either.
+        """
+        check_close_code(code)
         if not self.is_closed:
             self.is_closed = True
             self.closed_with = (code, reason)
@@ -196,7 +200,7 @@ class Connection:
 
     def close_user(self, user: Any, code: int, reason: str) -> int:
         """For ``recording``: closes this one, if it is of that user."""
-        close_frame(code, reason)       # to raise as a real one does
+        check_close_code(code)
         is_mine = Target(user).is_met_by(self) and not self.is_closed
         self.closed_users.append((user, code, reason))
         if is_mine:

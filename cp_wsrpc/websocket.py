@@ -222,6 +222,7 @@ class WebSocket(Ws4pyWebSocket):        # type: ignore[misc]
         ``code`` 1000-1003, 1007-1014 or 3000-4999 (RFC 6455 7.4), else
         ValueError.  A second close does nothing.
         """
+        framing.check_close_code(code)
         frame = framing.close_frame(code, reason)
         if not self.server_terminated:
             self.server_terminated = True

@@ -247,6 +247,7 @@ def test_who_is_shaking_hands_meanwhile_is_closed():
 
 @pytest.mark.parametrize('args, error', [
     ((None,), ValueError), (('ada', 99), ValueError),
+    (('ada', 1006), ValueError),
     (('ada', 2999), ValueError), (('ada', 1000), None),
     (('ada', 4403, 'x' * 500), None)])
 def test_what_cannot_be_closed_is_the_callers_error(ports, args, error):

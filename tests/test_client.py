@@ -1107,6 +1107,13 @@ def test_on_close_functions_run_before_close_returns(server):
     assert closes.all == [(1000, '')] * 3
 
 
+@pytest.mark.parametrize('code', [0, 999, 1005, 1006, 1015, 5000])
+def test_codes_that_may_not_be_sent_are_the_callers_fault(client, code):
+    with pytest.raises(ValueError, match=f'code {code} may not be sent'):
+        client.close(code)
+    assert client.call('rpc.ping', 5).result(5) == [5]
+
+
 def test_the_server_hears_the_code_and_reason(server):
     with scripted(lambda peer: (peer.shake(), server.said.put(
             peer.recv_close()))) as server:

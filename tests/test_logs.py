@@ -68,6 +68,24 @@ def test_a_level_that_is_off_neither_writes_nor_counts(logger, caplog):
     assert caplog.messages == ['yes']
 
 
+def test_what_is_swallowed_has_the_reference_of_the_line_that_is_there(
+        logger, caplog):
+    now = [10.0]
+    limiter = LineLimiter(1.0, clock=lambda: now[0])
+
+    def log(ref, cause='cause', level=logging.ERROR):
+        return limiter.log_under(ref, logger, cause, level, 'it %s', 'broke')
+
+    assert [log('r1'), log('r2'), log('r3')] == ['r1'] * 3
+    assert log('r4', cause='other') == 'r4'
+    now[0] = 11.0
+    assert [log('r5'), log('r6')] == ['r5'] * 2
+    assert log('r7', level=logging.DEBUG) == ''
+    assert caplog.messages == [
+        'it broke (ref r1)', 'it broke (ref r4)',
+        'it broke (ref r5; 2 more like it)']
+
+
 def test_memory_is_bounded_by_the_number_of_causes(logger):
     limiter = LineLimiter(1.0, clock=lambda: 0.0)
     for number in range(MAX_CAUSES + 1):
@@ -104,4 +122,4 @@ def test_many_threads_write_one_line_between_them(logger, caplog):
     for thread in threads:
         thread.join(5)
     assert caplog.messages == ['x']
-    assert limiter._causes['test_logs', 'cause'][1] == 8 * 200 - 1
+    assert limiter._causes['test_logs', 'cause'].swallowed == 8 * 200 - 1

@@ -391,7 +391,7 @@ def test_a_method_may_close_its_connection():
 
     with serving_api(Api()) as server:
         with server.peer('/api') as peer:
-            for code in (0, 999, 1004, 1016, 2999, 5000):
+            for code in (0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000):
                 assert failure_of(peer, 'badly', [code])[0] == -32000
             peer.send_json(request('leave'))
             assert peer.recv_close() == (4000, 'enough')

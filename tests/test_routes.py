@@ -186,6 +186,28 @@ class Turns(Route):
         self._note(f'{name} on')
         return answers
 
+    async def ask_and_drop(self, name, grant):
+        """Destroy a coroutine that waits for its client, or its turn."""
+        self._note(f'{name} in')
+
+        async def ask():
+            await self.connection.call('answer', name)
+
+        waiting = ask()
+        future = waiting.send(None)
+        if grant != 'not asked':
+            await asyncio.to_thread(self.gates['a'].wait_entered)
+            future.set_result(None)
+            granted = waiting.send(None)    # the turn is another's
+        if grant == 'granted':
+            self.gates['a'].open()
+            await asyncio.wait([granted])
+        waiting.close()
+        return name
+
+    def closed(self):
+        self._note('closed')
+
     @nonblocking
     def ask_here(self, name):
         self._note(f'{name} in')
@@ -299,6 +321,25 @@ def test_a_wait_that_was_cut_short_takes_its_turn_all_the_same(turns):
     assert Turns.log == ['w in', 'a in', 'a out', 'w on']
     # and the turn is free again
     assert turns.call('t.hold', ['a']) == 'a'
+
+
+@pytest.mark.parametrize('grant', ['not asked', 'asked', 'granted'])
+def test_a_coroutine_that_is_destroyed_gives_its_turn_back(turns, grant):
+    turns.send_json(request('t.ask_and_drop', ['w', grant], 'w'))
+    take_call(turns, 'answer')
+    if grant != 'not asked':
+        turns.send_json(request('t.hold', ['a'], 'a'))
+    if grant != 'granted':
+        assert turns.recv_json() == result('w', 'w')
+    if grant == 'asked':
+        Turns.gates['a'].open()
+        assert turns.recv_json() == result('a', 'a')
+    elif grant == 'granted':
+        assert recv_all(turns, 2).keys() == {'w', 'a'}
+    # It is free again, and its last one comes.
+    assert turns.call('t.here', ['b']) == 'b'
+    turns.close()
+    wait_until(lambda: Turns.log[-1] == 'closed')
 
 
 def test_several_replies_may_be_awaited_at_once(turns):

@@ -170,6 +170,8 @@ def test_a_close_runs_on_close_once_and_ends_the_calls():
     heard = []
     with testing.call(answers={'f': 1}) as conn:
         conn.on_close(lambda *told: heard.append(told))
+        with pytest.raises(ValueError, match='1006 may not be sent'):
+            conn.close(1006)
         conn.close(4403, 'out')
         conn.close()
         conn.on_close(lambda *told: heard.append(told))
