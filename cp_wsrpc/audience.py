@@ -96,6 +96,7 @@ class Audience:
         before goes out.
         """
         target = Target(user)
+        check_close_code(code)
         close_frame(code, reason)       # to raise here what it does
         found = self._connections_of(target)
         asking = _asking()
