@@ -94,11 +94,22 @@ class Deflater:
     def frame(self, opcode: int, payload: bytes, *,
               mask: bool = False) -> bytes:
         """Build a message's only frame, deflated where that is shorter."""
+        body, deflated = self._shorter(payload)
+        return framing.frame(opcode, body, mask=mask, rsv1=deflated)
+
+    def frame_parts(self, opcode: int, payload: bytes
+                    ) -> tuple[bytes, bytes]:
+        """The same, unmasked, as :func:`cp_wsrpc.framing.frame_parts`."""
+        body, deflated = self._shorter(payload)
+        return framing.frame_parts(opcode, body, rsv1=deflated)
+
+    def _shorter(self, payload: bytes) -> tuple[bytes, bool]:
+        """(what to send, whether it is deflated)."""
         if len(payload) >= MIN_BYTES:
             deflated = self._deflate(payload)
             if len(deflated) < len(payload):
-                return framing.frame(opcode, deflated, mask=mask, rsv1=True)
-        return framing.frame(opcode, payload, mask=mask)
+                return deflated, True
+        return payload, False
 
     def _deflate(self, payload: bytes) -> bytes:
         # A codec of its own for each: it holds the compressor meanwhile.

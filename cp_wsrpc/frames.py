@@ -32,7 +32,8 @@ __all__ = [
     'BINARY', 'CLOSE', 'CONTINUATION', 'CONTROL', 'FIN', 'MASKED',
     'OPCODE', 'PING', 'PONG', 'RSV1', 'TEXT', 'Binary', 'Close', 'Ping',
     'Pong', 'Text', 'apply_mask', 'check_close_code', 'close_frame', 'frame',
-    'is_legal_close_code', 'ping_frame', 'pong_frame', 'text_frame',
+    'frame_parts', 'is_legal_close_code', 'ping_frame', 'pong_frame',
+    'text_frame',
 ]
 
 # Opcodes, RFC 6455 5.2.
@@ -73,6 +74,16 @@ def frame(opcode: int, payload: bytes, *, mask: bool = False,
     key = os.urandom(4)     # not to be foretold by a page: RFC 6455 10.3
     return b''.join((_header(first, length, MASKED), key,
                      apply_mask(payload, key)))
+
+
+def frame_parts(opcode: int, payload: bytes, *, rsv1: bool = False
+                ) -> tuple[bytes, bytes]:
+    """(header, payload) of a data frame, unmasked; for ``sendmsg``.
+
+    What is large is better not joined: see ``OutQueue.send_now``.
+    """
+    first = FIN | opcode | (RSV1 if rsv1 else 0)
+    return _header(first, len(payload), 0), payload
 
 
 def close_frame(code: int, reason: str | bytes = '',

@@ -99,8 +99,12 @@ class OutQueue:
                     return Outcome.REFUSED
         return Outcome.SENT
 
-    def send_now(self, frame: bytes) -> Outcome:
+    def send_now(self, frame: bytes, payload: bytes = b'') -> Outcome:
         """Send one frame from a worker, if nothing else is in the way.
+
+        ``payload`` follows ``frame``, which is but the header then: joined,
+        1 MiB would be mapped and unmapped again for each message, which
+        takes longer than to send it (700 and 1 900 echoes a second).
 
         REFUSED: a part of it is sent, and the loop must be told.
         """
@@ -112,12 +116,17 @@ class OutQueue:
             if self.frames or self.unsent is not None \
                     or self.sock is None or type(self.frames) is _Sealed:
                 return Outcome.NOT_TRIED
-            sent = self._send(frame)
+            sent = self._send(frame, payload)
             self.sent_frames += 1
-            if sent == len(frame):
+            if sent == len(frame) + len(payload):
                 return Outcome.SENT
             if sent < 0:
                 return Outcome.LOST
+            if sent < len(frame):
+                frame += payload
+            else:
+                sent -= len(frame)
+                frame = payload
             self.unsent = memoryview(frame)[sent:]
             return Outcome.REFUSED
         finally:
@@ -205,11 +214,12 @@ class OutQueue:
         self.behind = _NOTHING
         return sock
 
-    def _send(self, data: Any) -> int:
+    def _send(self, data: Any, payload: bytes = b'') -> int:
         """Bytes taken; -1: the connection is gone."""
         assert self.lock.locked()
         try:
-            sent = int(self.sock.send(data))
+            sent = int(self.sock.sendmsg((data, payload)) if payload
+                       else self.sock.send(data))
             self.sent_bytes += sent
             return sent
         except transport.NOT_NOW:

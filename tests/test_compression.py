@@ -385,7 +385,9 @@ def framer(request):
     WORDS[:MIN_BYTES], WORDS, WORDS * 20, bytes(65535), bytes(65536)])
 def test_a_message_is_deflated_with_its_window(framer, payload):
     for first, data in ((0xc1, framer.text_frame(payload)),
-                        (0xc2, framer.frame(BINARY, payload))):
+                        (0xc2, framer.frame(BINARY, payload)),
+                        (0xc2, b''.join(framer.frame_parts(BINARY,
+                                                           payload)))):
         assert len(data) < len(payload)
         assert read_frame(data, framer.bits) == (first, payload)
 
@@ -395,6 +397,8 @@ def test_a_message_is_deflated_with_its_window(framer, payload):
 def test_short_and_incompressible_messages_are_left_alone(framer, payload):
     assert framer.frame(BINARY, payload) == frame(BINARY, payload)
     assert framer.text_frame(payload) == text_frame(payload)
+    assert b''.join(framer.frame_parts(BINARY, payload)) == frame(
+        BINARY, payload)
 
 
 def test_a_client_masks_what_it_deflates(framer):

@@ -247,6 +247,44 @@ def test_the_outcome_does_not_depend_on_the_segments(name: str) -> None:
         data[at:at + 1] for at in range(len(data)))) == (found, code)
 
 
+def viewed(stream: FrameStream, data: bytes, size: int
+           ) -> tuple[list[Any], Any]:
+    """As ``outcome``, each segment read into one buffer."""
+    buffer = bytearray(size)
+    found = []
+    for at in range(0, len(data), size):
+        segment = data[at:at + size]
+        buffer[:len(segment)] = segment
+        with memoryview(buffer) as view:
+            found += plainly(stream.feed(view[:len(segment)]))
+    return found, stream.failure and int(stream.failure.code)
+
+
+@pytest.mark.parametrize('name', SCRIPTS)
+def test_the_buffer_of_a_view_may_be_read_into_again(name: str) -> None:
+    data, found, code = SCRIPTS[name]
+    for size in (1, 2, 3, 7, 20, len(data)):
+        assert viewed(FrameStream(), data, size) == (found, code), size
+
+
+@pytest.mark.parametrize('client', [False, True])
+@pytest.mark.parametrize('length', [65535, 65537, 200_000, 3_000_001])
+@pytest.mark.parametrize('size', [16_001, 65_536, 100_000, 1_000_000])
+def test_a_large_message_is_whole_however_it_came(
+        size: int, length: int, client: bool) -> None:
+    text = (b'0123456789abcdef \xe2\x82\xac ' * (length // 21 + 1))[:length]
+    text = text.decode('utf-8', 'ignore').encode()
+    stream = FrameStream(client=client, max_message_bytes=NO_LIMIT)
+    data = b''.join(frame(opcode, payload, mask=not client, fin=fin)
+                    for opcode, payload, fin in [
+                        (TEXT, text, True), (TEXT, b'small', True),
+                        (BINARY, text[:9], False), (PING, b'', True),
+                        (CONTINUATION, text[9:], True)])
+    assert viewed(stream, data, size) == (
+        [text, b'small', ('ping', b''), ('binary', text)], None)
+    assert not stream.unfinished
+
+
 def test_unfinished_says_that_more_must_come() -> None:
     data = (sent(TEXT, b'abc', fin=False) + sent(PING)
             + sent(CONTINUATION, b'd'))
@@ -442,6 +480,20 @@ def test_b1_an_announced_length_costs_no_memory(announced: int, code: int
         accepted.feed(raw(0x82, 0xff, (1 << 20).to_bytes(8, 'big')))
         assert accepted.unfinished
         assert tracemalloc.get_traced_memory()[1] < 8192
+    finally:
+        tracemalloc.stop()
+
+
+def test_b1_room_is_made_for_those_who_send() -> None:
+    header = raw(0x82, 0xff, (1 << 30).to_bytes(8, 'big'))
+    tracemalloc.start()
+    try:
+        idle, busy = (FrameStream(max_message_bytes=NO_LIMIT)
+                      for _ in range(2))
+        idle.feed(header + b'x' * 65536)
+        assert tracemalloc.get_traced_memory()[0] < 100_000
+        busy.feed(header + b'x' * 65537)
+        assert tracemalloc.get_traced_memory()[0] < 1_200_000
     finally:
         tracemalloc.stop()
 

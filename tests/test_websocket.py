@@ -9,6 +9,7 @@
 """
 from __future__ import annotations
 
+import random
 import socket as sockets
 import struct
 import sys
@@ -135,6 +136,7 @@ CONFIG = {
     '/unmade': handler(Unmade),
     '/greeting': handler(Greeting),
     '/small': handler(Noting, out_max_bytes=1000),
+    '/lifted': handler(Noting, out_max_bytes=1 << 30),
     '/hurry': handler(Noting, message_timeout_s=2),
     '/answering': handler(Answering),
 }
@@ -589,6 +591,34 @@ def test_a_generators_parts_make_one_message(server):
     peer, made = connect(server)
     made.send(part for part in ['a', b'b', '\xe4'])
     assert peer.recv_frame() == (TEXT, b'ab\xc3\xa4')
+    peer.drop()
+
+
+def test_a_large_message_is_sent_by_the_thread_that_has_it(server):
+    peer, made = connect(server)
+    text = bytes(range(32, 96)) * 2048
+    held = threading.Event()
+    io().post(held.wait, 5)
+    made.send(text)                 # the loop stands still
+    assert peer.recv_frame()[1] == text
+    held.set()
+    made.send(b'small')
+    made.send(text)
+    assert peer.recv_frame()[1] == b'small'
+    assert peer.recv_frame()[1] == text
+    peer.drop()
+
+
+def test_large_messages_reach_a_slow_reader_whole_and_in_order(server):
+    peer, made = connect(server, '/lifted')
+    texts = [random.Random(number).randbytes(4_000_000).hex().encode()
+             for number in range(3)]
+    for number, text in enumerate(texts):
+        made.send(text, binary=number % 2 == 1)
+        made.send(str(number))
+    for number, text in enumerate(texts):
+        assert peer.recv_message() == (TEXT + number % 2, text)
+        assert peer.recv_text() == str(number)
     peer.drop()
 
 
