@@ -123,11 +123,12 @@ class ClientCalls(Conversation):
         return reply in self._keyed
 
     def settle(self, message: Result | Failure) -> bool:
-        if isinstance(message, Failure) and not message.error.executed:
+        if isinstance(message, Failure) and _leaves_doubt(message.error):
             reply = self._pending.get(message.id)
             keyed = self._keyed.get(reply) if reply is not None else None
             if reply is not None and keyed is not None and keyed.in_doubt:
-                # This time it was not executed; the first time, maybe.
+                # This time it was not executed, or nobody knows; the first
+                # time, maybe.
                 self._remove(message.id)
                 return reply.fail(ConnectionLostError(
                     f'{reply.name}: the connection was lost; sent again it '
@@ -289,6 +290,11 @@ class ClientCalls(Conversation):
             error = error_for(reply.name)
             reply.fail(_lost_error(reply, str(error))
                        if keyed is not None and keyed.in_doubt else error)
+
+
+def _leaves_doubt(error: RemoteError) -> bool:
+    return not error.executed or (isinstance(error.data, dict)
+                                  and error.data.get('maybeExecuted') is True)
 
 
 def _lost_error(reply: PendingReply, why: str) -> ConnectionLostError:

@@ -6,7 +6,7 @@ again: the server joins a call that still runs, replays the reply of one
 that has ended, and refuses other arguments under the same key::
 
     key = key_of(call)                              # or None: no such call
-    claim = store.claim(key, fingerprint_of(call))
+    store.ask(key, fingerprint_of(call), said)      -> said(claim)
     claim.is_ours         run it, then store.settle(key, outcome)
     else                  store.watch(key, heard)   -> heard(outcome)
     Conflict              another call has this key
@@ -26,8 +26,8 @@ How long.  120 s from the end of the call, in 10 000 entries; a store that
 is full refuses (busy, not executed) rather than forget, for what it forgot
 would run twice.  Results past 32 MiB together are dropped; who asks for
 such a one gets an error that says that it has run.  The memory store ends
-with its process: where several share the work, or a crash between the
-effect and the reply must not double it, use a shared one.
+with its process; ``redis_keys`` has the one of several, which a crash
+between the effect and the reply does not empty.
 """
 from __future__ import annotations
 
@@ -46,8 +46,9 @@ from .messages import NO_ID
 if TYPE_CHECKING:
     from .messages import Call
 
-__all__ = ['Claim', 'Conflict', 'Key', 'KeyStore', 'MemoryKeyStore', 'Once',
-           'begin_once', 'check_key', 'key_of', 'reply_of', 'with_key']
+__all__ = ['Claim', 'Conflict', 'Heard', 'Key', 'KeyStore', 'MemoryKeyStore',
+           'Once', 'Said', 'begin_once', 'check_key', 'key_of', 'reply_of',
+           'with_key']
 
 MIN_KEY_CHARS = 16
 MAX_KEY_CHARS = 128
@@ -189,29 +190,45 @@ def reply_of(id: Any, outcome: bytes) -> bytes:
 
 
 class Claim(NamedTuple):
-    """What :meth:`KeyStore.claim` says.
+    """What :meth:`KeyStore.ask` says.
 
     ``is_ours``      nobody has had this key: run the call, then settle
     ``fingerprint``  of the call that has it
+    ``outcome``      what came of that; None: ``watch``
     """
 
     is_ours: bool
     fingerprint: str
+    outcome: bytes | None = None
+
+
+Said: TypeAlias = Callable[['Claim | Busy'], None]
 
 
 class KeyStore(Protocol):
     """Which keys were used, and what came of them.  Any thread.
 
-    ``redis_broker`` may have one for several processes; the hub holds it.
+    ``redis_keys`` has one for several processes; the hub holds it.
+    Nothing here waits, nor raises.
     """
 
-    #: ``claim`` may have to be waited for: not on the loop's thread
+    #: ``ask`` says it later, on a thread of the store's
     is_shared: bool
 
-    def claim(self, key: Key, fingerprint: str) -> Claim:
+    def start(self) -> None:
+        """The engine starts."""
+
+    def drain(self) -> None:
+        """It will stop: ``heard(None)`` for those who wait for others."""
+
+    def stop(self) -> None:
+        """The engine has stopped."""
+
+    def ask(self, key: Key, fingerprint: str, said: Said) -> None:
         """Take a key, in one step, or say who has it.
 
-        Raises Busy where there is no room, or no store.
+        ``said(claim)``, once, at the latest after 2 s; ``said(Busy(...))``
+        where there is no room, or no store.  In the order of the asking.
         """
 
     def settle(self, key: Key, outcome: bytes | None) -> None:
@@ -219,15 +236,17 @@ class KeyStore(Protocol):
 
         The outcome is kept for ``KEEP_S`` and told to all who watch.  None:
         it was not executed; they hear that, and the key is free again.
-        Neither waits nor raises: what is slow has a thread for it.
         """
 
     def watch(self, key: Key, heard: Heard) -> None:
         """Call ``heard(outcome)`` once: at once if it is settled.
 
-        On any thread; neither this nor ``heard`` waits.  ``heard(None)``:
-        the key is free again.
+        On any thread; ``heard`` does not wait.  ``heard(None)``: the key
+        is free again.
         """
+
+    def hear(self, text: bytes) -> None:
+        """What another process's store has told all."""
 
 
 class _Entry:
@@ -263,7 +282,27 @@ class MemoryKeyStore:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def start(self) -> None:
+        """It has no thread."""
+
+    def drain(self) -> None:
+        """Whom they wait for runs here, and is waited for as well."""
+
+    def stop(self) -> None:
+        """Its hub goes, and it with that."""
+
+    def hear(self, text: bytes) -> None:
+        """There is nobody else."""
+
+    def ask(self, key: Key, fingerprint: str, said: Said) -> None:
+        try:
+            claim: Claim | Busy = self.claim(key, fingerprint)
+        except Busy as error:
+            claim = error
+        said(claim)
+
     def claim(self, key: Key, fingerprint: str) -> Claim:
+        """As ``ask``; raises Busy."""
         with self._lock:
             self._forget_old()
             entry = self._entries.get(key)
@@ -361,18 +400,32 @@ class Once:
         self._store.settle(self._key, None)
 
 
-def begin_once(store: KeyStore, key: Key, call: Call, heard: Heard) -> bool:
-    """Whether the call is to be run: nobody has had its key.
+def begin_once(store: KeyStore, key: Key, call: Call,
+               decided: Callable[[bool], object], heard: Heard,
+               refused: Callable[[BaseException], None]) -> None:
+    """Find out what is to be done with a call, as ``KeyStore.ask`` does.
 
-    Else ``heard(outcome)`` is called when there is one, once, on any
-    thread.  Raises Conflict, Busy.  Where ``store.is_shared`` not on the
-    loop's thread.
+    ``decided(begins)``  once: True: nobody has had the key, the call is to
+                         be run, and its reply will settle it
+    ``heard(outcome)``   else, once: that of the call that had it; None:
+                         begin anew
+    ``refused(error)``   or this: Conflict, Busy
     """
-    claim = store.claim(key, fingerprint_of(call))
-    if claim.is_ours:
-        call.batch = Once(store, key, call.batch)
-        return True
-    if claim.fingerprint != fingerprint_of(call):
-        raise Conflict()
-    store.watch(key, heard)
-    return False
+    fingerprint = fingerprint_of(call)
+
+    def said(claim: Claim | Busy) -> None:
+        begins = False
+        if isinstance(claim, Busy):
+            refused(claim)
+        elif claim.is_ours:
+            call.batch = Once(store, key, call.batch)
+            begins = True
+        elif claim.fingerprint != fingerprint:
+            refused(Conflict())
+        elif claim.outcome is not None:
+            heard(claim.outcome)
+        else:
+            store.watch(key, heard)
+        decided(begins)
+
+    store.ask(key, fingerprint, said)

@@ -48,6 +48,7 @@ from .host_accept import rest_when_full
 from .host_log import join_logs
 from .host_serving import Handshake
 from .hub import Hub, Timing
+from .idempotency import KeyStore, MemoryKeyStore
 from .invocation import enter_worker, leave_worker
 from .ioloop import IOLoop
 from .logs import escape, limited
@@ -171,16 +172,18 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
         pool = WorkerPool(self.thread_pool, on_thread_start=enter_worker,
                           on_thread_stop=leave_worker)
         broker = Broker(self._make_backend(), io.fan_out, self._hear)
+        kept = self._make_key_store()
         self.hub = Hub(io, pool, broker,
                        Timing(self.ping_interval_s, self.ping_timeout_s,
                               self.write_stall_s, self.drain_timeout_s),
-                       self._counts)
+                       self._counts, kept=kept)
         self._audience = Audience(io, broker, self._tell)
         # In their order: without a thread, nothing is published off it.
         self._in_order = Strand(pool)
         pool.start()
         io.start()
         broker.start()
+        kept.start()
         self._counts.show(io, pool)
         self.stopping.clear()
         for channel, listener in self._channels().items():
@@ -229,6 +232,7 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
         # with the others.
         for channel, listener in self._channels().items():
             self.bus.unsubscribe(channel, listener)
+        hub.kept.stop()
         hub.broker.stop()
         hub.sessions.stop()
         if not hub.io.stop():
@@ -295,6 +299,12 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
                 f'engine.wsrpc.broker = {self.broker!r}: {error}; '
                 "pip install 'cp_wsrpc[redis]'") from None
         return RedisBackend(self.broker, rules, dict(self.topics))
+
+    def _make_key_store(self) -> KeyStore:
+        if self.broker == 'memory':
+            return MemoryKeyStore()
+        from .redis_keys import RedisKeyStore
+        return RedisKeyStore(self.broker)
 
     # -- endpoints and handshakes: HTTP workers ----------------------------
 
@@ -508,7 +518,11 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
 
     def _hear(self, what: str, text: bytes) -> None:
         """Some process has told all; on the broker's thread."""
-        if what == 'broadcast':
+        if what == 'settled':
+            hub = self.hub
+            if hub is not None:
+                hub.kept.hear(text)
+        elif what == 'broadcast':
             said = _decode_broadcast(text)
             self._broadcast_here(said.name, tuple(said.args), said.endpoint,
                                  said.user)

@@ -1,13 +1,15 @@
 """What runs inside of Redis.  Layer 3.
 
-Lua, as ``redis_store`` sends it; the keys are described there.  Each
-script is one step for all who look: there is no instant at which an event
-has its number and is not in the feed.  Where memory is short, or writes
-are refused, a script fails at its first write, and nothing is done.
+Lua, as ``redis_store`` and ``redis_keys`` send it; the keys are described
+there.  Each script is one step for all who look: there is no instant at
+which an event has its number and is not in the feed.  Where memory is
+short, or writes are refused, a script fails at its first write, and
+nothing is done.
 """
 from __future__ import annotations
 
-__all__ = ['ATTACH', 'PUBLISH', 'RECOVER', 'REPAIR']
+__all__ = ['ATTACH', 'CLAIM_KEY', 'LOOK_AT_KEY', 'PUBLISH', 'RECOVER',
+           'REPAIR', 'SETTLE_KEY']
 
 _COMMON = '''
 local function now_of(given)
@@ -200,4 +202,151 @@ for _, name in ipairs({'n', 'held', 'bytes'}) do
   end
 end
 return away
+'''
+
+# -- idempotency keys --------------------------------------------------------
+
+_KEPT = '''
+local order, results, about = unpack(KEYS)
+local prefix, keep_s, max_bytes, abandoned, dropped = unpack(ARGV)
+local DAY = 86400
+local time = redis.call('TIME')
+local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
+
+-- What is not ours is put away, and what it held with it.
+for i, wanted in ipairs({'zset', 'zset', 'hash'}) do
+  local is = redis.call('TYPE', KEYS[i]).ok
+  if is ~= 'none' and is ~= wanted then redis.call('DEL', KEYS[i]) end
+end
+
+local function entry_of(member) return prefix .. 'k:' .. member end
+
+local function is_alive(owner)
+  return owner and redis.call('EXISTS', prefix .. 'o:' .. owner) == 1
+end
+
+local function drop_result(member)
+  redis.call('ZREM', results, member)
+  local size = tonumber(redis.call('HGET', about, 's:' .. member) or 0)
+  if size and size > 0 then
+    redis.call('HDEL', about, 's:' .. member)
+    redis.call('HINCRBY', about, 'bytes', -size)
+  end
+end
+
+local function count_of(member)
+  return 'n:' .. string.match(member, '^[^:]*')
+end
+
+local function forget(member)
+  redis.call('DEL', entry_of(member))
+  drop_result(member)
+  if redis.call('ZREM', order, member) == 1
+      and redis.call('HINCRBY', about, count_of(member), -1) <= 0 then
+    redis.call('HDEL', about, count_of(member))
+  end
+end
+
+-- A new one; the score is when to look at it again.
+local function add(member, owner, token, print)
+  redis.call('HSET', entry_of(member), 'owner', owner, 'token', token,
+             'print', print)
+  redis.call('EXPIRE', entry_of(member), DAY)
+  redis.call('HINCRBY', about, count_of(member), 1)
+  redis.call('ZADD', order, now + keep_s, member)
+  for _, key in ipairs(KEYS) do redis.call('EXPIRE', key, DAY) end
+end
+
+local function keep(member, outcome)
+  drop_result(member)
+  redis.call('HSET', entry_of(member), 'outcome', outcome)
+  redis.call('EXPIRE', entry_of(member), keep_s)
+  redis.call('ZADD', order, now + keep_s, member)
+  redis.call('ZADD', results, now, member)
+  redis.call('EXPIRE', results, DAY)
+  redis.call('HSET', about, 's:' .. member, #outcome)
+  local bytes = redis.call('HINCRBY', about, 'bytes', #outcome)
+  while bytes > tonumber(max_bytes) do
+    local oldest = redis.call('ZRANGE', results, 0, 0)[1]
+    if not oldest then break end
+    drop_result(oldest)
+    if redis.call('EXISTS', entry_of(oldest)) == 1 then
+      redis.call('HSET', entry_of(oldest), 'outcome', dropped)
+    end
+    bytes = tonumber(redis.call('HGET', about, 'bytes'))
+  end
+end
+
+-- {fingerprint, outcome or ''}, or nil.  A call whose process is gone has
+-- come to nobody knows what.
+local function look(member)
+  local entry = entry_of(member)
+  local is = redis.call('TYPE', entry).ok
+  if is == 'none' then return nil end
+  if is ~= 'hash' then
+    redis.call('DEL', entry)
+    keep(member, abandoned)
+  end
+  local found = redis.call('HMGET', entry, 'print', 'outcome', 'owner')
+  if not found[2] and not is_alive(found[3]) then
+    keep(member, abandoned)
+    found[2] = abandoned
+  end
+  return {found[1] or '', found[2] or ''}
+end
+'''
+
+#: ARGV after the first five: member, owner, token, fingerprint, limit of
+#: the scope, limit of all.  {1}: it is yours; {0, fingerprint, outcome or
+#: ''}; {2}: full.
+CLAIM_KEY = _KEPT + '''
+local member, owner, token, print, limit, limit_all = unpack(ARGV, 6)
+for _, due in ipairs(redis.call('ZRANGEBYSCORE', order, '-inf', now,
+                                'LIMIT', 0, 10)) do
+  local found = look(due)
+  if found and found[2] == '' then
+    redis.call('ZADD', order, now + keep_s, due)
+  elseif not found or tonumber(redis.call('ZSCORE', order, due)) <= now then
+    forget(due)
+  end
+end
+local found = look(member)
+if found then
+  if found[2] == '' then
+    redis.call('HSET', entry_of(member), 'waited', 1)
+  end
+  return {0, found[1], found[2]}
+end
+-- After a first write memory may run over: so none that does nothing.
+if redis.call('ZSCORE', order, member) then forget(member) end
+if redis.call('ZCARD', order) >= tonumber(limit_all)
+    or tonumber(redis.call('HGET', about, count_of(member)) or 0)
+       >= tonumber(limit) then
+  return {2}
+end
+add(member, owner, token, print)
+return {1}
+'''
+
+#: ... member, owner, token, fingerprint, outcome or ''.  1: others wait.
+#: A Redis that has lost its data meanwhile is told what it has lost.
+SETTLE_KEY = _KEPT + '''
+local member, owner, token, print, outcome = unpack(ARGV, 6)
+local entry, waited = entry_of(member), 0
+local is = redis.call('TYPE', entry).ok
+if is == 'hash' then
+  local found = redis.call('HMGET', entry, 'token', 'waited')
+  if found[1] and found[1] ~= token then return 0 end
+  waited = found[2] and 1 or 0
+elseif outcome ~= '' then
+  forget(member)
+  add(member, owner, token, print)
+end
+if outcome ~= '' then keep(member, outcome) else forget(member) end
+return waited
+'''
+
+#: ... member.  {}: nobody has it; {fingerprint, outcome or ''}.
+LOOK_AT_KEY = _KEPT + '''
+return look(ARGV[6]) or {}
 '''

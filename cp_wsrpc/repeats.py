@@ -7,12 +7,16 @@
     one that has ended  -> gets the reply that was kept
     not executed        -> begins, as if it were the first
 
-The looks at the session and at a store that is shared may wait, and are
-done on the pool then.
+The look at the session may wait, and is done on the pool then; a store
+that is shared says later who has the key.
+
+``rpc.publish`` waits for its key in its turn (:func:`claim_in_turn`), so
+that what one connection publishes keeps its order.
 """
 from __future__ import annotations
 
-import functools
+import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .errors import InvalidParams
@@ -23,7 +27,10 @@ if TYPE_CHECKING:
     from .messages import Call
     from .peer import Peer
 
-__all__ = ['waits_for_key']
+__all__ = ['claim_in_turn', 'waits_for_key']
+
+#: A store promises to have said it long before.
+MAX_WAIT_S = 10.0
 
 
 def waits_for_key(peer: Peer, call: Call) -> bool:
@@ -35,15 +42,52 @@ def waits_for_key(peer: Peer, call: Call) -> bool:
         return False                    # the key is its own
     try:
         key = key_of(call)
-        if key is None or not _may_repeat(call):
+        if key is None or not _may_repeat(call) or _has_turn(peer, call):
             return False
-        if peer.must_ask_store or peer.hub.kept.is_shared:
-            peer.submit(functools.partial(_claim_on_worker, peer, key), call)
+        if peer.must_ask_store:
+            peer.submit(_claim_on_worker, call)
             return True
-        return not _claim(peer, key, call)
+        if peer.handshake.bound:
+            check_session(call)
+        if peer.hub.kept.is_shared:
+            _claim(peer, key, call, _begin_on_loop(peer, call))
+            return True
+        begins: list[bool] = []
+        _claim(peer, key, call, begins.append)
+        return not begins[0]
     except BaseException as error:
         peer.complete(call, fail(call, error, ran=False))
         return True
+
+
+def claim_in_turn(peer: Peer, call: Call) -> bool:
+    """Whether to run it; else it is answered, now or when that is known.
+
+    For a worker that has the call's turn: it waits 2 s at most.  The
+    session has been looked at.
+    """
+    if call.meta is None or type(call.batch) is Once:
+        return True
+    key = key_of(call)
+    if key is None:
+        return True
+    begins: list[bool] = []
+    is_decided = threading.Event()
+
+    def decided(ours: bool) -> None:
+        begins.append(ours)
+        is_decided.set()
+
+    _claim(peer, key, call, decided)
+    if not is_decided.wait(MAX_WAIT_S):
+        raise RuntimeError('the store of idempotency keys does not answer')
+    return begins[0]
+
+
+def _has_turn(peer: Peer, call: Call) -> bool:
+    """Whether ``services`` asks for the key when the call's turn comes."""
+    return call.method is None and (peer.must_ask_store
+                                    or peer.hub.kept.is_shared)
 
 
 def _may_repeat(call: Call) -> bool:
@@ -62,23 +106,34 @@ def _may_repeat(call: Call) -> bool:
     return True
 
 
-def _claim_on_worker(peer: Peer, key: Key, call: Call) -> None:
+def _claim_on_worker(call: Call) -> None:
+    peer = call.connection
     try:
-        if _claim(peer, key, call):
-            peer.io.post(peer.begin_again, call)
+        check_session(call)
+        key = key_of(call)
+        assert key is not None
+        _claim(peer, key, call, _begin_on_loop(peer, call))
     except BaseException as error:
         peer.complete(call, fail(call, error, ran=False))
 
 
-def _claim(peer: Peer, key: Key, call: Call) -> bool:
-    """Whether the key is this call's, which then is to be run."""
-    if peer.handshake.bound:
-        check_session(call)
+def _begin_on_loop(peer: Peer, call: Call) -> Callable[[bool], None]:
+    def decided(begins: bool) -> None:
+        if begins:
+            peer.io.post(peer.begin_again, call)
+    return decided
 
+
+def _claim(peer: Peer, key: Key, call: Call,
+           decided: Callable[[bool], object]) -> None:
+    """Have the call begun, answered, or wait for who has its key."""
     def hear(outcome: bytes | None) -> None:
         if outcome is None:             # not executed: it is our turn
             peer.io.post(peer.begin_again, call)
         else:
             peer.complete(call, reply_of(call.id, outcome))
 
-    return begin_once(peer.hub.kept, key, call, hear)
+    def refuse(error: BaseException) -> None:
+        peer.complete(call, fail(call, error, ran=False))
+
+    begin_once(peer.hub.kept, key, call, decided, hear, refuse)

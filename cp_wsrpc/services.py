@@ -35,6 +35,7 @@ from .exposure import kind_of
 from .history import Position, Recovery
 from .invocation import ask, check_session, fail
 from .logs import escape
+from .repeats import claim_in_turn
 
 if TYPE_CHECKING:
     from .messages import Call
@@ -188,6 +189,8 @@ def _publish(peer: Peer, call: Call) -> None:
         # On the pool whatever the rule: a broker may have to be waited
         # for.
         try:
+            if not claim_in_turn(peer, call):
+                return
             if rule is not True and not ask(call, rule, peer, params.topic):
                 raise TopicRefused()
             position = peer.hub.broker.publish(params.topic, params.data,

@@ -61,6 +61,7 @@ def _drain(hub: Hub, stopper: Call | None) -> bool:
     """
     def begin() -> None:
         hub.draining = True
+        hub.kept.drain()
         for websocket in tuple(hub.io.websockets):
             if isinstance(websocket, Peer):
                 websocket.drain()

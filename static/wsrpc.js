@@ -1305,8 +1305,8 @@
       }
       const refusal = RPCError.fromWire(error);
       if (this.#maybeRetry(call, refusal)) return;
-      // this time it was not executed; the first time, maybe
-      this.#settle(call, call.inDoubt && refusal.executed === false
+      // this time it was not executed, or nobody knows; the first, maybe
+      this.#settle(call, call.inDoubt && leavesDoubt(refusal)
         ? lostError(call, `refused when sent again (${refusal.message})`,
           { code: 1006, reason: '', status: null }) : refusal);
     }
@@ -1981,6 +1981,11 @@
       if (this.#events.has('error')) this.#events.emit('error', error);
       else console.error('WSRPC:', error);
     }
+  }
+
+  function leavesDoubt({ executed, data }) {
+    return executed === false || (data !== null && typeof data === 'object'
+      && data.maybeExecuted === true);
   }
 
   function lostError(call, why, loss) {

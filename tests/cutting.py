@@ -8,7 +8,8 @@ forwards nothing any more (threats D2).
 
 Bytes are counted from the end of the handshake.  ``'up'``: the server gets
 17 bytes and no more; ``'down'``: the client does.  The URL carries the cut,
-which is made once: the connection that follows is left whole.
+which is made once: the connection that follows is left whole, and goes to
+another server, if there is one: ``cutting(one.port, other.port)``.
 
     proxy.fall_silent()     # from now on nothing passes, no FIN either
 """
@@ -36,14 +37,15 @@ class Cut(NamedTuple):
 
 
 class Proxy:
-    def __init__(self, target_port: int) -> None:
+    def __init__(self, target_port: int, later_port: int) -> None:
         self._target_port = target_port
+        self._later_port = later_port
         self._ids = itertools.count(1)
         self._lock = threading.Lock()       # guards the two sets
         self._done: set[str] = set()
         self._open: set[socket.socket] = set()
         self._silent = threading.Event()
-        self.connections = 0
+        self.connections = self.came_later = 0
         self._listener = socket.create_server(('127.0.0.1', 0), backlog=128)
         self.port: int = self._listener.getsockname()[1]
         self._threads: list[threading.Thread] = []
@@ -81,15 +83,21 @@ class Proxy:
                 thread.start()
 
     def _serve(self, client: socket.socket) -> None:
-        server = socket.create_connection(('127.0.0.1', self._target_port))
         with self._lock:
-            self._open |= {client, server}
+            self._open.add(client)
             self.connections += 1
         how = 'close'
+        server = socket.socket()
         try:
-            head = _pass_head(client, server)
-            _pass_head(server, client)
+            head = _read_head(client)
             cut = self._cut_of(head)
+            server.connect(('127.0.0.1', self._target_port if cut
+                            else self._later_port))
+            with self._lock:
+                self._open.add(server)
+                self.came_later += cut is None
+            server.sendall(head)
+            client.sendall(_read_head(server))
             if _pump(client, server, cut, self._silent) and cut is not None:
                 how = cut.how
         except OSError:
@@ -114,14 +122,13 @@ class Proxy:
         return Cut(found[2].decode(), int(found[3]), found[4].decode())
 
 
-def _pass_head(source: socket.socket, target: socket.socket) -> bytes:
+def _read_head(source: socket.socket) -> bytes:
     head = b''
     while not head.endswith(b'\r\n\r\n'):
         byte = source.recv(1)
         if not byte:
             raise ConnectionError('the head has no end')
         head += byte
-    target.sendall(head)
     return head
 
 
@@ -161,9 +168,10 @@ def _swallow(*sources: socket.socket) -> bool:
 
 
 @contextlib.contextmanager
-def cutting(target_port: int) -> Iterator[Proxy]:
+def cutting(target_port: int, later_port: int | None = None,
+            ) -> Iterator[Proxy]:
     """Run a proxy before 127.0.0.1:target_port."""
-    proxy = Proxy(target_port)
+    proxy = Proxy(target_port, later_port or target_port)
     try:
         yield proxy
     finally:

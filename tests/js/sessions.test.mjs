@@ -12,6 +12,9 @@ const BUSY = {
 const CONFLICT = {
   code: -32602, message: 'another', data: { executed: false },
 };
+const ABANDONED = {
+  code: -32000, message: 'gone', data: { maybeExecuted: true },
+};
 
 /** The socket that follows the one that was lost. */
 async function next({ clock, net }) {
@@ -148,7 +151,7 @@ test('it is not sent again as somebody else', async () => {
 });
 
 test('refused when sent again, nobody knows of the first time', async () => {
-  for (const refusal of [CONFLICT, BUSY]) {
+  for (const refusal of [CONFLICT, BUSY, ABANDONED]) {
     const all = connected();
     const call = fate(all.rpc.call('pay', [], KEYED));
     all.net.socket.drop();
