@@ -506,10 +506,14 @@ class Dialect:
         if not (isinstance(code, int) and -2 ** 31 <= code < 2 ** 31):
             code = -32000
         error = {'code': int(code), 'message': message}
+        # Only data may have a NaN, for which all would be looked through
+        # where the id is null: as long again, in floods of errors.
+        encode = _encode
         if data is not None:
             error['data'] = data
+            encode = encode_json
         try:
-            return encode_json(self._failure(id, error))
+            return encode(self._failure(id, error))
         except Exception:       # data may be anything: it is left out
             error = {'code': int(code), 'message': _as_text(message)}
             return encode_json(self._failure(id, error))

@@ -83,9 +83,16 @@ _COMPRESSED = frozenset({0x41, 0x42, 0xc1, 0xc2})
 
 _UINT16, _UINT64 = Struct('!H'), Struct('!Q')
 
-#: What one feed inflates, give or take a message, before it leaves the rest
-#: for the next: 256 kB can be 250 MiB, which take a second.
+#: What one feed takes before it leaves the rest for the next, so that other
+#: peers have their turn.  A read of 256 KiB can be 37 000 messages of one
+#: byte, of which each wants an error of 10 us; or 1 250 batches of 100 errors;
+#: or 250 MiB of deflated zeros.  Give or take a frame; and what is short of
+#: ``_MIN_FRAMES`` is taken whole, however large.
+_MAX_FRAMES, _MIN_FRAMES = 256, 16
+_MAX_BYTES = 8 * 1024
 _MAX_INFLATED_BYTES = 1 << 20
+#: Small texts are cut out of so much before somebody counts, bytes.
+_UNCOUNTED_BYTES = 2048
 
 #: A payload of which this much has come gets room for all of it, up to
 #: _ROOM_BYTES (beyond: four times what has come).  Grown bit by bit it is
@@ -227,7 +234,7 @@ class FrameStream(Stream):      # type: ignore[misc]
 
     ``failure``: None, or the :class:`ProtocolFailure` that ended it; send
     its Close.  ``closing``: None, or the peer's Close.  After either
-    nothing more is parsed.  ``has_more``: inflating took long enough; let
+    nothing more is parsed.  ``has_more``: this has taken long enough; let
     others have their turn, then ``feed(b'')``, before anything is read.
     """
 
@@ -289,7 +296,7 @@ class FrameStream(Stream):      # type: ignore[misc]
             data = self._rest + data
             self._rest = b''
             self.has_more = False
-        pos, end = 0, len(data)
+        pos, end, frames = 0, len(data), 0
         try:
             while pos < end:
                 if self._frame is not None:
@@ -305,19 +312,23 @@ class FrameStream(Stream):      # type: ignore[misc]
                     if pos == end:
                         break
                 pos = self._begin_frame(data, pos, end, found)
-                if self._inflated:
-                    pos = self._maybe_pause(data, pos, end)
+                frames += 1
+                if self._inflated or frames + len(found) >= _MIN_FRAMES:
+                    pos = self._maybe_pause(data, pos, end,
+                                            frames + len(found))
         except ProtocolFailure as failure:
             self._end(failure.code, failure.reason)
         except UnicodeDecodeError:
             self._end(CloseCode.INVALID_DATA, 'invalid UTF-8')
         return found
 
-    def _maybe_pause(self, data: bytes, pos: int, end: int) -> int:
-        """Leave the rest for later, if much has been inflated."""
+    def _maybe_pause(self, data: bytes, pos: int, end: int,
+                     frames: int) -> int:
+        """Leave the rest for later, if this was enough for now."""
         if pos == end:
             self._inflated = 0
-        elif self._inflated >= _MAX_INFLATED_BYTES:
+        elif (frames >= _MAX_FRAMES or self._inflated >= _MAX_INFLATED_BYTES
+                or (pos >= _MAX_BYTES and frames >= _MIN_FRAMES)):
             self._inflated = 0
             self._rest = data[pos:]
             self.has_more = True
@@ -326,9 +337,9 @@ class FrameStream(Stream):      # type: ignore[misc]
 
     def _cut_masked(self, data: bytes, pos: int, end: int,
                     found: list[Any]) -> int:
-        """Cut whole small texts; return where something else stands."""
+        """Cut some whole small texts; return where to read on."""
         small = MASKED + self._cut_below
-        last = end - 6
+        last = min(end - 6, pos + _UNCOUNTED_BYTES)
         while pos <= last and data[pos] == 0x81:
             second = data[pos + 1]
             start = pos + 6
@@ -346,7 +357,7 @@ class FrameStream(Stream):      # type: ignore[misc]
                       found: list[Any]) -> int:
         """The same at a client's end."""
         small = self._cut_below
-        last = end - 2
+        last = min(end - 2, pos + _UNCOUNTED_BYTES)
         while pos <= last and data[pos] == 0x81:
             start = pos + 2
             length = data[pos + 1]
@@ -544,6 +555,10 @@ class FrameStream(Stream):      # type: ignore[misc]
         self.has_more = False
         self._rest = b''
         self._frame = self._message = None
+
+    def stop(self) -> None:
+        """Nothing is to be read any more; free what is held."""
+        self._release()
 
     # ws4py's Stream.
 

@@ -14,7 +14,7 @@ plain handlers::
             ...
 
 and the base of ``peer.Peer``, which speaks RPC.  ``ioloop`` calls
-``on_readable``, ``on_writable``, ``on_timer`` and ``flush``.
+``on_readable``, ``on_turn``, ``on_writable``, ``on_timer`` and ``flush``.
 
 ========  ======================================  ====================
 state     what happens                            next state
@@ -122,6 +122,7 @@ class WebSocket(Ws4pyWebSocket):        # type: ignore[misc]
         self._is_secure = transport.is_tls(sock)
         self.out = OutQueue(sock)
         self._reading = False
+        self._read_due = False      # on_turn() will be called
         self._last_read = self._last_write = self._opened_at = 0.0
         self._pinged_at = 0.0
         self._partial_since = 0.0
@@ -356,12 +357,8 @@ class WebSocket(Ws4pyWebSocket):        # type: ignore[misc]
 
     def on_readable(self) -> None:
         """Read once, and handle every frame that is complete."""
-        if self.sock is None:
-            return
-        if self.stream.has_more:
-            if self._reading:
-                self._take(b'')
-            return
+        if self.sock is None or self.stream.has_more:
+            return      # on_turn() is for the latter
         ended = again = False
         data: bytes | memoryview
         if self._is_secure:
@@ -380,6 +377,24 @@ class WebSocket(Ws4pyWebSocket):        # type: ignore[misc]
         if ended and not self.stream.has_more:      # it will end again
             self._finish(CloseCode.ABNORMAL, 'the peer went away')
         elif again and self._reading:
+            self._read_soon()
+
+    def on_turn(self) -> None:
+        """Go on with what was read, or waits inside of a TLS socket.
+
+        Once a turn of the loop, so that others have theirs.
+        """
+        self._read_due = False
+        if not self._reading:
+            return
+        if self.stream.has_more:
+            self._take(b'')
+        else:
+            self.on_readable()
+
+    def _read_soon(self) -> None:
+        if not self._read_due:
+            self._read_due = True
             self.io.read_soon(self)
 
     def _take(self, data: bytes | memoryview) -> None:
@@ -404,7 +419,7 @@ class WebSocket(Ws4pyWebSocket):        # type: ignore[misc]
         if self.out.frames and self.state < State.CLOSED:
             self.flush()
         if stream.has_more and self._reading:
-            self.io.read_soon(self)
+            self._read_soon()
 
     def _note_partial(self, now: float, items: list[Any]) -> None:
         """A message has begun: it has ``message_timeout_s`` to end."""
@@ -493,7 +508,7 @@ class WebSocket(Ws4pyWebSocket):        # type: ignore[misc]
             self._reading = True
             self.io.watch_reads(self)
             if self._is_secure or self.stream.has_more:
-                self.io.read_soon(self)
+                self._read_soon()
 
     def _stop_reading(self) -> None:
         if self._reading:
@@ -551,6 +566,7 @@ class WebSocket(Ws4pyWebSocket):        # type: ignore[misc]
     def _leave(self, code: int, reason: str, frame: bytes | None) -> None:
         """Both ends have said their last: send it, and wait for EOF."""
         self._enter(State.LEAVING)
+        self.stream.stop()      # has_more would keep the loop busy
         self._deadline = self.io.now() + LEAVE_TIMEOUT_S
         self.io.schedule(self, self._deadline)
         self._report_end(code, reason)

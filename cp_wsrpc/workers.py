@@ -69,6 +69,11 @@ class _Queue:
     def __len__(self) -> int:
         return len(self._tasks)
 
+    @property
+    def resting(self) -> int:
+        """Workers that wait for a task."""
+        return len(self._resting)
+
     def put(self, task: Task) -> None:
         self._tasks.append(task)
         if self._resting and not self._waking:
@@ -214,6 +219,11 @@ class WorkerPool:
     def has_waiting(self) -> bool:
         """Whether a worker that comes back finds something to do."""
         return len(self._queue) > 0
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a worker has something to do; without the lock."""
+        return self._queue.resting < self._alive or len(self._queue) > 0
 
     @property
     def threads(self) -> int:

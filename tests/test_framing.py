@@ -78,11 +78,21 @@ def plainly(found: list[Any]) -> list[Any]:
         for each in found]
 
 
+def feed_all(stream: FrameStream, data: bytes) -> list[Any]:
+    """Feed what a large read brings, and come back while there is more."""
+    found: list[Any] = []
+    for at in range(0, len(data), 1 << 18):
+        found += stream.feed(data[at:at + (1 << 18)])
+        while stream.has_more:
+            found += stream.feed(b'')
+    return found
+
+
 def outcome(stream: FrameStream, *segments: bytes) -> tuple[list[Any], Any]:
     """``(what came, the close code of the failure or None)``."""
     found = []
     for segment in segments:
-        found += plainly(stream.feed(segment))
+        found += plainly(feed_all(stream, segment))
     return found, stream.failure and int(stream.failure.code)
 
 
@@ -531,12 +541,13 @@ def test_b2_many_small_pieces_cost_linear_time(how: str, pieces: int
             for _ in range(number):
                 found = stream.feed(b'x')
         elif how == 'fragments':
-            found = stream.feed(
-                sent(TEXT, fin=False)
+            found = feed_all(
+                stream, sent(TEXT, fin=False)
                 + raw(0x00, 0x81, payload=b'x') * (number - 1)
                 + raw(0x80, 0x81, payload=b'x') + b'\x81')
         else:
-            found = stream.feed(raw(0x89, 0x81, payload=b'x') * number)
+            found = feed_all(
+                stream, raw(0x89, 0x81, payload=b'x') * number)
             found = [b'x' * len(found)]
         took = time.thread_time() - begin
         assert found == [b'x' * number]
@@ -547,6 +558,40 @@ def test_b2_many_small_pieces_cost_linear_time(how: str, pieces: int
         assert min(seconds(4 * pieces) for _ in range(3)) < 8 * least
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize(('one', 'most'), [
+    (sent(TEXT, b'['), 310), (sent(PING, b'?'), 256),
+    (sent(TEXT, b'x' * 60), 140), (sent(TEXT, b'y' * 200), 40),
+    (sent(TEXT, b'z' * 9000), 16)])
+def test_one_feed_takes_some_of_a_large_read_and_comes_back(
+        one: bytes, most: int) -> None:
+    stream = FrameStream()
+    counts = [len(stream.feed(one * 2000))]
+    while stream.has_more:
+        assert stream.unfinished
+        counts.append(len(stream.feed(b'')))
+    assert max(counts) <= most and sum(counts) == 2000
+    assert not stream.unfinished
+
+
+def test_fragments_are_counted_too() -> None:
+    stream = FrameStream(max_fragments=NO_LIMIT)
+    data = (sent(TEXT, b'a', fin=False)
+            + sent(CONTINUATION, b'b', fin=False) * 1000 + sent(CONTINUATION))
+    feeds = [stream.feed(data)]
+    while stream.has_more:
+        feeds.append(stream.feed(b''))
+    assert feeds == [[]] * 3 + [[b'a' + b'b' * 1000]]
+
+
+def test_what_is_left_for_later_is_dropped_at_the_end() -> None:
+    stream = FrameStream()
+    stream.feed(sent(TEXT, b'x') * 1000)
+    assert stream.has_more
+    stream.stop()
+    assert not stream.has_more and not stream.unfinished
+    assert stream.feed(sent(TEXT, b'x')) == []
 
 
 def test_an_idle_stream_takes_less_than_a_kilobyte() -> None:
