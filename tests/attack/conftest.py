@@ -33,3 +33,18 @@ def victim(attacked, request):
             victim.check()
     finally:
         victim.stop()
+
+
+@pytest.fixture
+def measured(victim, request):
+    """``measured('B2 10^6 fragments', loop_s=0.8)``: shown with -rP."""
+    since = len(victim.took_s)
+
+    def tell(what, **figures):
+        shown = ', '.join(
+            f'{name} {figure:.3g}' if isinstance(figure, float)
+            else f'{name} {figure}' for name, figure in figures.items())
+        print(f'MEASURED {what} | {shown}, '
+              f'victim p99 {victim.p99_s(since) * 1000:.1f} ms')
+
+    return tell

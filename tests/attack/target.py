@@ -331,7 +331,7 @@ ECHOES = {
     '/deflate': {'compression': True},
     '/context': {'compression': 'client_context'},
     '/hasty': {'message_timeout_s': 1.0, 'compression': True},
-    '/fragments': {'max_fragments': 1 << 30,
+    '/fragments': {'max_fragments': 1 << 30, 'message_timeout_s': 300.0,
                    'max_message_bytes': 8 << 20},
     '/small': {'max_fragments': 1 << 30, 'max_message_bytes': 2000},
 }
