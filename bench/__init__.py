@@ -10,6 +10,7 @@ Read in this order:
 
 =================  ====================================================
 ``server``         cp_wsrpc with what the measurements call
+``cluster``        three servers and a Redis, for pushes through it
 ``floor``          the least a Python server can do for the same
 ``peers/``         the same on other libraries, Python and Node
 ``load/``          the load generator, a process of its own

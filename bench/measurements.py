@@ -37,6 +37,7 @@ _SOCKET_IO = '/socket.io/?EIO=4&transport=websocket'
 
 OURS = Server(_python('server'))
 OURS_TLS = Server(_python('server'), tls=True)
+CLUSTER = Server(_python('cluster'))
 FLOOR = Server(_python('floor'))
 FLOOR_TLS = Server(_python('floor'), tls=True)
 WS4PY = Server(_python('peers.ws4py_by_hand'))
@@ -168,6 +169,27 @@ MEASUREMENTS = (
          Contender('ws4py', WS4PY, ('publish', '--connections', '5000'))),
         (Goal('cp_wsrpc', 5),),
         figure='p99_ms', unit='ms at p99', more_is_better=False),
+    Measurement(
+        'cluster-feed', 'From publish to the subscriber through Redis: 1 000'
+        ' pushes/s, each to 20 of 3 000 sockets at 3 servers',
+        (Contender('cp_wsrpc', CLUSTER, ('feed', '--connections', '3000'),
+                   True),),
+        (Goal('cp_wsrpc', 20),),
+        figure='p99_ms', unit='ms at p99', more_is_better=False),
+    Measurement(
+        'cluster-storm', 'A server is killed: until its 5 000 subscribers'
+        ' are back at others, with all that they missed',
+        (Contender('full jitter', CLUSTER,
+                   ('storm', '--connections', '5000', '--rate', '50'), True),
+         Contender('all at once', CLUSTER,
+                   ('storm', '--connections', '5000', '--rate', '50',
+                    '--at-once'), True)),
+        (Goal('full jitter', 30), Goal('all at once', 30)),
+        figure='seconds', unit='s', more_is_better=False, once_s=1),
+    Measurement(
+        'cluster-redis', 'Pushes of 130 B that one Redis takes',
+        (Contender('the script of publish', CLUSTER, ('redis',), True),),
+        unit='pushes/s'),
     Measurement(
         'idle-memory', 'Memory of an idle connection, 10 000 of them',
         (Contender('cp_wsrpc', OURS, ('idle', '--connections', '10000'),

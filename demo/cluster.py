@@ -30,7 +30,8 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
-__all__ = ['Cluster', 'Program', 'Ticker', 'main', 'missing']
+__all__ = ['Cluster', 'Program', 'Ticker', 'await_listener', 'find_program',
+           'free_ports', 'main', 'missing']
 
 TICK_S = 0.5
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -220,8 +221,8 @@ class Cluster:
                 program.start()
             for program, port in zip(self.processes, self.ports,
                                      strict=True):
-                _await_listener(program, '127.0.0.1', port)
-            _await_listener(self.nginx, self._host, self.port)
+                await_listener(program, '127.0.0.1', port)
+            await_listener(self.nginx, self._host, self.port)
         except BaseException:
             self.stop()
             raise
@@ -296,7 +297,7 @@ class Ticker:
                 self._stopping.wait(due - time.monotonic())
 
 
-def _await_listener(program: Program, host: str, port: int) -> None:
+def await_listener(program: Program, host: str, port: int) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while True:
         with contextlib.suppress(OSError):
@@ -313,7 +314,7 @@ def missing() -> str | None:
     """What this machine lacks, and the line that brings it."""
     lacks = [package for program, package in (
         ('nginx', 'nginx-light'), ('redis-server', 'redis-server'))
-        if _find(program) is None]
+        if find_program(program) is None]
     if lacks:
         return (f'Not installed: {" and ".join(lacks)}. On Debian or '
                 f'Ubuntu:\n\n    sudo apt-get install {" ".join(lacks)}\n')
@@ -325,12 +326,12 @@ def missing() -> str | None:
     return None
 
 
-def _find(program: str) -> str | None:
+def find_program(program: str) -> str | None:
     return shutil.which(program,
                         path=os.environ.get('PATH', '') + _MORE_PATH)
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as stack:
         socks = [stack.enter_context(socket.create_server(('127.0.0.1', 0)))
                  for _ in range(count)]
@@ -384,9 +385,9 @@ def main(argv: list[str] | None = None) -> None:
                          'another --port (make demo-cluster PORT=8081)')
     count = given.processes
     *ports, redis_port = (
-        _free_ports(count + 1) if given.first_port is None
+        free_ports(count + 1) if given.first_port is None
         else range(given.first_port, given.first_port + count + 1))
-    nginx, redis = _find('nginx'), _find('redis-server')
+    nginx, redis = find_program('nginx'), find_program('redis-server')
     assert nginx is not None and redis is not None
     stopping = threading.Event()
 

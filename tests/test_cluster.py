@@ -1,6 +1,7 @@
 """The demo as a cluster: nginx, three processes, Redis, and what dies."""
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -59,12 +60,12 @@ def page(browser: Any, cluster: Cluster) -> Iterator[Any]:
 
 
 class Listener:
-    """A Python client behind nginx, and what it has heard."""
+    """A Python client, and what it has heard."""
 
-    def __init__(self, cluster: Cluster, topic: str = 'ticks') -> None:
+    def __init__(self, port: int, topic: str = 'ticks') -> None:
         self.heard: list[int] = []
         self.joins: list[bool | None] = []
-        self.client = Client(f'ws://127.0.0.1:{cluster.port}/api',
+        self.client = Client(f'ws://127.0.0.1:{port}/api',
                              reconnect_delay_s=0.2)
         self._topic = topic
 
@@ -115,7 +116,7 @@ def assert_page_is_whole(page: Any, until: int) -> None:
 
 def test_pages_and_programs_go_on_at_another_process_without_a_hole(
         cluster: Cluster, page: Any) -> None:
-    with Listener(cluster) as listener, \
+    with Listener(cluster.port) as listener, \
             Ticker(cluster.broker, period_s=0.05) as ticker:
         for victim in ('page', 'client'):
             before = int(text_of(page, 'pid')), listener.pid()
@@ -180,12 +181,60 @@ def test_a_logout_at_one_process_ends_sockets_at_all(
             peer.__exit__(None, None, None)
 
 
+SHOP = """
+import os
+import cherrypy, cp_wsrpc
+
+cherrypy.config.update({
+    'server.socket_host': '127.0.0.1', 'server.socket_port': PORT,
+    'engine.autoreload.on': False, 'engine.wsrpc.broker': 'BROKER',
+    'engine.wsrpc.topics': {'news': {}}})
+
+class Root:
+    class Api:
+        @cp_wsrpc.expose
+        def process(self):
+            return {'pid': os.getpid()}
+    api = Api()
+
+config = {'/api': {'tools.wsrpc.on': True, 'tools.wsrpc.subscribe': ['news']}}
+"""
+
+
+def test_who_shares_a_port_with_the_dead_goes_on(
+        cluster: Cluster, tmp_path: Any) -> None:
+    """Without nginx: the kernel deals the connections out."""
+    port = free_port()
+    broker = f'{cluster.broker}?prefix=shop:'
+    (tmp_path / 'shop.py').write_text(
+        SHOP.replace('PORT', str(port)).replace('BROKER', broker))
+    start = tmp_path / 'start.py'
+    start.write_text(block('code-reuse-port'))
+    with contextlib.ExitStack() as stack:
+        shops = [stack.enter_context(spawn(str(start), cwd=tmp_path))
+                 for _ in range(2)]
+        for shop in shops:
+            shop.wait_for('Bus STARTED')
+        ticker = stack.enter_context(Ticker(broker, 'news', 0.05))
+        listeners = [stack.enter_context(Listener(port, 'news'))
+                     for _ in range(6)]
+        victim, other = shops
+        if listeners[0].pid() == other.pid:
+            victim, other = other, victim
+        victim.kill()
+        wait_until(lambda: len(listeners[0].joins) > 1, 20)
+        for listener in listeners:
+            listener.assert_whole(ticker.last)
+            assert listener.pid() == other.pid
+            assert listener.joins in ([None], [None, True])
+
+
 # -- Redis dies --------------------------------------------------------------
 
 def test_redis_is_silent_and_then_killed_and_nothing_is_missing(
         cluster: Cluster, page: Any) -> None:
     said: list[str] = []
-    with Listener(cluster) as listener, \
+    with Listener(cluster.port) as listener, \
             Ticker(cluster.broker, period_s=0.05, say=said.append) as ticker:
         wait_until(lambda: listener.heard)
         pids = int(text_of(page, 'pid')), listener.pid()
@@ -207,7 +256,7 @@ def test_redis_is_silent_and_then_killed_and_nothing_is_missing(
 
 def test_redis_comes_back_without_its_data_and_all_are_told(
         cluster: Cluster, page: Any) -> None:
-    with Listener(cluster) as listener, \
+    with Listener(cluster.port) as listener, \
             Ticker(cluster.broker, period_s=0.05, say=lambda text: None):
         wait_until(lambda: listener.heard)
         shutil.rmtree(cluster.folder / 'appendonlydir')
@@ -224,7 +273,7 @@ def test_redis_comes_back_without_its_data_and_all_are_told(
 # -- the operator restarts ---------------------------------------------------
 
 def test_a_rolling_restart_loses_nothing(cluster: Cluster) -> None:
-    with Listener(cluster, 'news') as listener:
+    with Listener(cluster.port, 'news') as listener:
         seen = restart_under(cluster, 60, 'SIGTERM')
         listener.assert_whole(seen.newest)
     assert (seen.lost, seen.doubled) == (0, 0), seen

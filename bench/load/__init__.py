@@ -15,6 +15,8 @@ CPU it took, so a figure near 1.0 has measured the generator.  Against
 
 ``calls``    calls and latency
 ``pushes``   fan-out, and the time a publishing request takes
+``cluster``  several servers behind one Redis; ``recovering`` are its
+             subscribers
 ``sockets``  new connections, idle ones, large messages
 ``server_process``  its CPU and memory
 ``wire``     frames, handshakes, how each kind of server writes a call

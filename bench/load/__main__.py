@@ -7,7 +7,7 @@ import json
 import resource
 import sys
 
-from . import calls, pushes, sockets
+from . import calls, cluster, pushes, sockets
 from .wire import WIRES
 
 MEASURES = {
@@ -18,6 +18,9 @@ MEASURES = {
     'connect': sockets.measure_connect,
     'idle': sockets.measure_idle,
     'echo': sockets.measure_echo,
+    'feed': cluster.measure_feed,
+    'storm': cluster.measure_storm,
+    'redis': cluster.measure_redis,
 }
 
 
@@ -34,6 +37,10 @@ def main() -> None:
                         help='further connections that say nothing')
     parser.add_argument('--burst', type=int, default=1,
                         help='pushes of one publishing request')
+    parser.add_argument('--rate', type=float, default=1000,
+                        help='pushes a second, over all topics')
+    parser.add_argument('--at-once', action='store_true',
+                        help='come back without jitter')
     parser.add_argument('--bytes', type=int, default=1 << 20,
                         help='of a message to be echoed')
     parser.add_argument('--pid', type=int, default=0,

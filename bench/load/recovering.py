@@ -22,7 +22,7 @@ import random
 import struct
 import time
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -168,12 +168,12 @@ class Subscriber(asyncio.Protocol):
     # -- asyncio calls these -------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # Not isinstance: uvloop's are none of asyncio's.
+        self._transport = cast(asyncio.Transport, transport)
         self._begun = time.monotonic()
-        transport.write(request_of(self.port, self.flock.path))
+        self._transport.write(request_of(self.port, self.flock.path))
         if self.flock.closing:
-            transport.abort()
+            self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
