@@ -68,7 +68,7 @@ __all__ = ['BrokerUnavailable', 'Busy', 'CallTimeout', 'Client', 'CloseCode',
            'NoConnection', 'Overloaded', 'RPCError', 'RemoteError', 'Route',
            'STATIC_DIR', 'TopicRefused', 'WebSocket', 'WsrpcError',
            'broadcast', 'close_user', 'connections', 'expose', 'nonblocking',
-           'publish']
+           'position', 'publish']
 
 cherrypy.tools.wsrpc = WsrpcTool()
 cherrypy.engine.wsrpc = WsrpcPlugin(cherrypy.engine)
@@ -100,6 +100,18 @@ def publish(topic: str, data: Any, key: str | None = None,
     if key is None:
         return cherrypy.engine.wsrpc.publish(topic, data)
     return cherrypy.engine.wsrpc.publish(topic, data, key)
+
+
+def position(topic: str) -> Any:
+    """Where ``topic`` is just now, ``(epoch, offset)``, for a ``since``.
+
+    None: it has no history, or the engine does not run.  Read it *before*
+    the state that goes with it: whoever subscribes ``since`` there gets
+    all that has come after it.  From any thread, but with Redis, for which
+    it waits, not in async and nonblocking methods (WrongThread); raises
+    BrokerUnavailable as :func:`publish`.
+    """
+    return cherrypy.engine.wsrpc.position(topic)
 
 
 def broadcast(name: str, *args: Any, endpoint: str | None = None,

@@ -107,6 +107,14 @@ class Broker:
         return self._backend.recover(topic, since, MAX_RECOVERED_EVENTS,
                                      max_bytes)
 
+    def position(self, topic: str) -> Position | None:
+        """Where a topic is; None: it has no history.
+
+        Raises BrokerUnavailable.
+        """
+        found = self._backend.recover(topic, None, 0, 0)
+        return found.position if found is not None else None
+
     def must_wait(self, topic: str) -> bool:
         """Whether ``recover`` of this topic may have to wait."""
         return (self._backend.is_shared and self._backend.mode(topic)

@@ -446,6 +446,17 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
         else:
             self._audience.publish(topic, data, user)
 
+    def position(self, topic: str) -> Position | None:
+        """Where a topic is just now; see ``cp_wsrpc.position``."""
+        hub = self.hub
+        if hub is None or recorder.get() is not None:
+            return None
+        if hub.broker.is_shared and hub.io.in_loop():
+            raise WrongThread(
+                'position() asks Redis, for which the I/O loop would wait: '
+                'call it in a plain method or page handler')
+        return hub.broker.position(topic)
+
     def close_user(self, user: Any, code: int = CloseCode.FORBIDDEN,
                    reason: str = '') -> int:
         """Close all his connections; see ``cp_wsrpc.close_user``."""

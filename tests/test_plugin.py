@@ -205,6 +205,7 @@ def test_stopping_twice_and_starting_late_listeners_is_harmless():
 
 def test_pushes_before_the_start_and_after_the_stop_are_dropped():
     assert cp_wsrpc.publish('t', 1) is None
+    assert cp_wsrpc.position('t') is None
     assert cp_wsrpc.broadcast('f') is None
     assert cp_wsrpc.connections() == []
     plugin().broadcast_raw('x')

@@ -547,6 +547,17 @@ def test_a_page_goes_on_from_the_state_that_it_was_made_with(server, topic):
         assert joins == [True]
 
 
+def test_a_position_may_be_asked_for_and_nothing_be_published(server, topic):
+    before = cp_wsrpc.position(topic)
+    assert before == (before.epoch, 0)
+    assert cp_wsrpc.publish(topic, 1) == (before.epoch, 1)
+    assert cp_wsrpc.position(topic) == (before.epoch, 1)
+    with server.peer('/api') as peer:
+        joined = subscribe(peer, topic, before)
+        assert (joined['recovered'], offsets(joined)) == (True, [1])
+    assert cp_wsrpc.position('plain') is cp_wsrpc.position('mouse') is None
+
+
 PAGE = """
 globalThis.WebSocket = require('%s').WebSocket;
 const rpc = require('%s')(process.argv[1], { reconnectDelayMs: 50 });

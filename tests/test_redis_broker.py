@@ -71,6 +71,10 @@ class Root:
             cp_wsrpc.publish('news', object())
 
         @cp_wsrpc.expose
+        async def ask_in_vain(self):
+            return cp_wsrpc.position('news')
+
+        @cp_wsrpc.expose
         async def tell(self, text):
             cp_wsrpc.broadcast('told', text)
 
@@ -199,6 +203,22 @@ def test_async_methods_publish_in_order_without_waiting(server):
         told = peer.events[-1] if peer.events and peer.events[-1].get(
             'method') == 'told' else peer.recv_json()
         assert told['params'] == ['hi']
+
+
+def test_a_position_is_redis_to_tell(fragile):
+    with serve(fragile) as server:
+        before = cp_wsrpc.position('nplace')
+        with Publisher(fragile.url) as publisher, server.peer('/api') as peer:
+            publisher.publish('nplace', 1)
+            assert cp_wsrpc.position('nplace') == (before.epoch, 1)
+            assert offsets(subscribe(peer, 'nplace', before)) == [1]
+            with pytest.raises(CallFailed) as caught:
+                peer.call('ask_in_vain')
+            assert caught.value.code == -32000
+        assert cp_wsrpc.position('plain') is None
+        fragile.kill()
+        with pytest.raises(BrokerUnavailable):
+            cp_wsrpc.position('nplace')
 
 
 def test_a_broadcast_reaches_one_user_alone(server):
