@@ -124,7 +124,8 @@ class IOLoop:
         self._event_bytes = 0
         # Guards _event_bytes and what counters says of pushes.
         self._event_lock = threading.Lock()
-        self._wheel: dict[int, list[WebSocket]] = {}
+        #: {tick: sockets to look at then}; each stands in one at most
+        self._wheel: dict[int, set[WebSocket]] = {}
         self._tick = 0
         self._ticked_at = 0.0
 
@@ -363,6 +364,7 @@ class IOLoop:
 
     def forget(self, websocket: WebSocket) -> None:
         """A socket is closed."""
+        self._unschedule(websocket)
         if websocket in self.websockets:
             self.websockets.discard(websocket)
             self.counters['closed'] += 1
@@ -465,12 +467,30 @@ class IOLoop:
 
     def schedule(self, websocket: WebSocket, when: float) -> None:
         """Have ``on_timer`` called at ``when``, give or take a tick."""
+        if websocket.sock is None:
+            return          # closed on the way here
         tick = int(when / TICK_S) + 1
-        if websocket.timer_tick is not None \
-                and websocket.timer_tick <= tick:
-            return      # it will look before that, and ask again
+        before = websocket.timer_tick
+        if before is not None:
+            if before <= tick:
+                return      # it will look before that, and ask again
+            self._unschedule(websocket)
         websocket.timer_tick = tick
-        self._wheel.setdefault(tick, []).append(websocket)
+        there = self._wheel.get(tick)
+        if there is None:
+            self._wheel[tick] = {websocket}
+        else:
+            there.add(websocket)
+
+    def _unschedule(self, websocket: WebSocket) -> None:
+        """Left there, a closed socket would be kept until its next ping.
+
+        7 kB for 25 s, of each that a peer opens and resets.
+        """
+        there = self._wheel.get(websocket.timer_tick or 0)
+        if there is not None:
+            there.discard(websocket)
+        websocket.timer_tick = None
 
     def _on_tick(self) -> None:
         assert self.loop is not None

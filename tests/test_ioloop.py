@@ -2,9 +2,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import threading
 import time
+import weakref
 from queue import SimpleQueue
 
 import cherrypy
@@ -409,6 +411,26 @@ def test_a_user_that_cannot_be_compared_spoils_no_other_push(server):
         cp_wsrpc.publish('t', 1)
         assert peer.recv_json()['params']['result'] == 1
         assert odd.call('ping') == 'pong'
+
+
+def test_a_closed_socket_is_not_kept_for_its_next_ping(server):
+    """An attacker who opens and resets would fill memory for 25 s."""
+    kept = []
+    for end in (RawPeer.close, RawPeer.reset):
+        peer, made = connect(server)
+        on_loop(lambda made=made: io().schedule(made, io().now() + 5))
+        kept.append(weakref.ref(made))
+        end(peer)
+        made.closings.get(timeout=5)
+        io().post(io().schedule, made, io().now() + 5)      # too late
+        del made
+    assert not any(on_loop(io()._wheel.copy).values())
+
+    def gone():
+        gc.collect()
+        return [ref() for ref in kept] == [None, None]
+
+    wait_until(gone)        # from the hooks' threads, too
 
 
 # -- faults ----------------------------------------------------------------

@@ -61,15 +61,17 @@ class Plain(cp_wsrpc.WebSocket):
     def received_message(self, message):
         if str(message) == 'hold':
             wait_for_end(self)
+        elif str(message) == 'pause':
+            wait_for_end(self, 0.3)
         self.send(message)
 
     def closed(self, code, reason=None):
         LEDGER.end('plain', self.id, code)
 
 
-def wait_for_end(connection):
+def wait_for_end(connection, timeout_s=20):
     """Hold a thread until its connection is over."""
-    until = time.monotonic() + 20
+    until = time.monotonic() + timeout_s
     ended = threading.Event()
     while not connection.client_terminated and time.monotonic() < until:
         ended.wait(0.002)
