@@ -24,10 +24,20 @@ def wire(attacked, request):
     return attacked if request.param == 'ws' else attacked.secure
 
 
+@pytest.fixture(autouse=True)
+def row(request, victim):
+    """Keep apart what the victim lived through in each row."""
+    begun = len(victim.took_s)
+    yield
+    name = request.node.name.split('_')[1]
+    victim.rows.setdefault(name, []).extend(victim.took_s[begun:])
+
+
 @pytest.fixture(scope='module', autouse=True)
 def victim(attacked, request):
     victim = Victim(attacked)
     yield victim
+    print('', *victim.told_rows(), sep='\n')
     try:
         if not request.session.testsfailed:
             victim.check()

@@ -24,7 +24,7 @@ import cherrypy
 import cp_wsrpc
 from cp_wsrpc import Route, RPCError, expose, nonblocking
 
-from . import counted
+from . import counted, guarded, questions
 
 SECRET = 'hunter2-5f0c'
 COUNTS = {'property': 0, 'run': 0}
@@ -395,6 +395,8 @@ def main(port, tls_port, certificate, private_key, *options):
         '/api': {'tools.wsrpc.on': True, 'tools.wsrpc.subscribe': ['*'],
                  'tools.wsrpc.user': user_of_session}})
     counted.mount()
+    guarded.mount(Api(), COUNTS)
+    questions.mount()
     serve_tls(int(tls_port), certificate, private_key, adapter)
     cherrypy.engine.start()
     print('Ready', flush=True)

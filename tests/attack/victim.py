@@ -87,6 +87,8 @@ class Victim:
     def __init__(self, target):
         self.target = target
         self.took_s = []
+        #: {'a1': what of it came while tests of that row ran}
+        self.rows = {}
         self.error = None
         self._lines_before = len(target.process.lines)
         self._before = target.stats()
@@ -126,6 +128,16 @@ class Victim:
         """Of its answers, but for the first ``since`` of them."""
         took_s = sorted(self.took_s[since:])
         return took_s[len(took_s) * 99 // 100] if took_s else 0.0
+
+    def told_rows(self):
+        """A line for each row of threats.md."""
+        for row, took_s in sorted(self.rows.items()):
+            if took_s:
+                took_s = sorted(took_s)
+                p99_s = took_s[len(took_s) * 99 // 100]
+                yield (f'{row.upper()}: p99 {p99_s * 1000:.1f} ms, latest '
+                       f'{took_s[-1] * 1000:.1f} ms of {len(took_s)} '
+                       'answers to the victim')
 
     def chatter(self):
         """Lines of log that came within a second of one alike.
