@@ -1,14 +1,19 @@
-"""Threats C1-C5, C7-C10."""
+"""Threats C1-C5, C7-C11; C6 is in ``test_clients``."""
 from __future__ import annotations
 
+import contextlib
 import json
+import queue
 import random
+import socket
 import threading
 import time
+from collections import Counter
 
 import pytest
 
 from ..rawpeer import TEXT, CallFailed, PeerClosed, client_frame
+from ..serving import wait_until
 from . import FULL
 from .target import BOMBS, HOOKS, SECRET, VALUES
 
@@ -136,6 +141,25 @@ def test_c2_deep_nesting_is_an_error_and_no_more(peer, text):
     assert peer.call('ping') == 'pong'
 
 
+def test_c2_megabytes_of_brackets_hold_the_loop_for_moments(attacked, peer):
+    inner = b','.join([b'{}'] * 340_000)
+    texts = [b'[' + inner + b']', b'[]' * 500_000, b'[[' + inner + b']]',
+             b'{"jsonrpc":"2.0","id":1,"method":5,"params":[%s]}' % inner,
+             b'{"jsonrpc":"2.0","id":1,"method":"x","params":[%s]}' % inner,
+             b'[' * 1_000_000, b'"' * 1_000_000]
+    frames = [client_frame(TEXT, text) for text in texts]
+    rounds = 50 if FULL else 2
+    before_s = attacked.stats()['loop_s']
+    for frame in frames * rounds:
+        peer.send_raw(frame)
+        answer_to_it = peer.recv_json()
+        assert 'error' in str(answer_to_it)
+    each_s = (attacked.stats()['loop_s'] - before_s) / len(frames) / rounds
+    print(f'{each_s * 1000:.1f} ms of the loop for each MB of brackets')
+    assert each_s < 0.025       # 40 ms before they were counted first
+    assert peer.call('ping') == 'pong'
+
+
 @pytest.mark.parametrize('text', ['9' * 5000, '-' + '9' * 5000, '1e999',
                                   '-1e999', '1e-999', '-0', '-0.0',
                                   str(2 ** 53 + 1), str(2 ** 64),
@@ -211,7 +235,12 @@ def test_c5_a_duplicate_in_flight_is_not_run(attacked, peer):
 # -- C7 --------------------------------------------------------------------
 
 
-def test_c7_replies_to_nobody_are_ignored(attacked, peer):
+def test_c7_replies_to_nobody_are_ignored_and_counted(attacked, peer):
+    def ignored():
+        return json.loads(attacked.page('/questions/statistics').body)[
+            'Ignored Replies']
+
+    before = ignored()
     with attacked.peer() as other:
         other.send_text(call_text('"ask"'))
         foreign = other.recv_json()['id']
@@ -227,6 +256,9 @@ def test_c7_replies_to_nobody_are_ignored(attacked, peer):
                              'result': 'mine'})
         assert other.recv_json()['result'] == 'mine'
         assert other.call('ping') == 'pong'
+    # Four for each of nine ids, but for what is no message: three an id of
+    # True, two serials and ids of null; and the late one.
+    assert 30 <= ignored() - before <= 37
 
 
 # -- C8 --------------------------------------------------------------------
@@ -379,3 +411,92 @@ def _read_all(peer):
                 peer.busy += 1
     except (PeerClosed, TimeoutError):
         return
+
+
+# -- C11 -------------------------------------------------------------------
+
+MAX_PENDING = 1024
+
+
+def ask(attacked, count, timeout_s=0.3, callback=''):
+    return json.loads(attacked.page(
+        f'/questions/ask?count={count}&timeout={timeout_s}'
+        f'&callback={callback}', timeout_s=30).body)
+
+
+def ended(attacked):
+    return Counter(json.loads(attacked.page('/questions/waiting').body))
+
+
+def test_c11_who_never_answers_is_asked_no_more_than_so_often(attacked):
+    before = attacked.stats()
+    with attacked.peer('/questions/api') as mute, _Answers(mute) as answers:
+        told = ask(attacked, 100_000, timeout_s=1)
+        assert told == {'asked': MAX_PENDING, 'Busy': 100_000 - MAX_PENDING}
+        assert ended(attacked)['waiting'] == MAX_PENDING
+        wait_until(lambda: answers.count == MAX_PENDING)
+        assert attacked.stats()['rss'] < before['rss'] + (8 << 20)
+        wait_until(lambda: not ended(attacked)['waiting'], 5)
+        # Each has timed out once, and it may be asked again.
+        rounds = 98 if FULL else 2
+        timed_out = ended(attacked)['CallTimeout']
+        for _ in range(rounds):
+            assert ask(attacked, MAX_PENDING, 0.1, 'yes') == {
+                'asked': MAX_PENDING}
+            wait_until(lambda: not ended(attacked)['waiting'], 5)
+        wait_until(lambda: ended(attacked)['CallTimeout']
+                   == timed_out + rounds * MAX_PENDING, 5)
+        # It is a connection as ever.
+        assert answers.call('ping') == 'pong'
+        assert attacked.stats()['threads'] <= before['threads'] + 1
+    print(f'{(rounds + 1) * MAX_PENDING} calls timed out')
+
+
+def test_c11_pushes_and_calls_to_who_reads_nothing_end_with_it(attacked):
+    before = attacked.stats()
+    lost = ended(attacked)['ConnectionLostError']
+    with attacked.peer('/questions/api', receive_buffer=4096) as deaf:
+        deaf.call('ping')
+        assert ask(attacked, 500, 60, 'yes') == {'asked': 500}
+        count = 1000 if FULL else 100
+        attacked.page(f'/questions/push?count={count}&size=100000',
+                      timeout_s=30)
+        wait_until(lambda: attacked.stats()['sockets'] < before['sockets']
+                   + 1, 15, 'the slow reader to be closed')
+        # At once, and not after the 60 s.
+        wait_until(lambda: ended(attacked)['ConnectionLostError']
+                   == lost + 500, 5)
+    wait_until(lambda: attacked.stats()['rss'] < before['rss'] + (16 << 20),
+               10, 'memory to be back')
+
+
+class _Answers(threading.Thread):
+    """Reads what comes, and answers no question."""
+
+    def __init__(self, peer):
+        super().__init__(daemon=True)
+        self.count = 0
+        self._peer = peer
+        self._replies = queue.SimpleQueue()
+
+    def __enter__(self):
+        self._peer.call('ping')         # it is there
+        self.start()
+        return self
+
+    def __exit__(self, *exc_info):
+        self._peer.sock.shutdown(socket.SHUT_RDWR)
+        self.join(5)
+
+    def run(self):
+        with contextlib.suppress(PeerClosed, OSError, ValueError):
+            while True:
+                message = self._peer.recv_json(60)
+                if 'method' in message:
+                    self.count += 1
+                else:
+                    self._replies.put(message)
+
+    def call(self, name):
+        self._peer.send_text(call_text(f'"{name}"', id='"mine"'))
+        return self._replies.get(timeout=5)['result']
