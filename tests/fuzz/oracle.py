@@ -15,11 +15,14 @@ from __future__ import annotations
 import codecs
 import random
 import struct
+from collections.abc import Iterator
 from typing import Any
 
 from websockets.exceptions import PayloadTooBig, ProtocolError
 from websockets.frames import Opcode
 from websockets.protocol import OPEN, Protocol, Side
+
+from cp_wsrpc.framing import FrameStream
 
 from ..rawpeer import (
     BINARY,
@@ -31,8 +34,8 @@ from ..rawpeer import (
     client_frame,
 )
 
-__all__ = ['MAX_MESSAGE_BYTES', 'Oracle', 'PADDING', 'excused',
-           'make_payload', 'make_stream', 'pieces']
+__all__ = ['MAX_MESSAGE_BYTES', 'Oracle', 'PADDING', 'excused', 'feed_all',
+           'make_payload', 'make_stream', 'ours', 'pieces']
 
 MAX_MESSAGE_BYTES = 2000
 #: What ends any frame that is not refused.
@@ -113,7 +116,35 @@ def pieces(rng: random.Random, data: bytes) -> list[bytes]:
             zip([0, *cuts], [*cuts, len(data)], strict=True)]
 
 
-# -- what it says ----------------------------------------------------------
+# -- the two readers ----------------------------------------------------------
+
+def feed_all(stream: FrameStream, segments: list[bytes]) -> Iterator[Any]:
+    for segment in segments:
+        yield from stream.feed(segment)
+        while stream.has_more:
+            yield from stream.feed(b'')
+
+
+def ours(segments: list[bytes], client: bool,
+         max_message_bytes: int = MAX_MESSAGE_BYTES
+         ) -> tuple[list[Any], int | None, str]:
+    """(what was found, the failure's code, its reason)."""
+    stream = FrameStream(client=client, max_fragments=1 << 30,
+                         max_message_bytes=max_message_bytes)
+    found: list[Any] = []
+    for item in feed_all(stream, segments):
+        if type(item) is bytes:
+            found.append((TEXT, item))
+        elif item.opcode == CLOSE:
+            found.append((CLOSE, item.code, bytes(item.reason)))
+        else:
+            found.append((item.opcode, bytes(item.data)))
+    failure = stream.failure
+    if failure is None:
+        return found, None, ''
+    assert not stream.unfinished, 'nothing is held after a failure'
+    return found, int(failure.code), failure.reason
+
 
 class Oracle:
     """``websockets``, and its connections' way to join fragments.
@@ -121,10 +152,12 @@ class Oracle:
     Its Sans-I/O part gives frames; texts are decoded here, frame by frame.
     """
 
-    def __init__(self, client: bool) -> None:
+    def __init__(self, client: bool,
+                 max_message_bytes: int = MAX_MESSAGE_BYTES) -> None:
+        self._limit = max_message_bytes
         self._protocol = Protocol(
             Side.CLIENT if client else Side.SERVER, state=OPEN,
-            max_size=MAX_MESSAGE_BYTES)
+            max_size=max_message_bytes)
         self._decoder: codecs.IncrementalDecoder | None = None
         self._opcode = 0
         self._parts = b''
@@ -140,7 +173,7 @@ class Oracle:
     def near_limit(self) -> bool:
         """Less than a control frame may have is left for the message."""
         size = self._protocol.current_size
-        return size is not None and size > MAX_MESSAGE_BYTES - 125
+        return size is not None and size > self._limit - 125
 
     def feed(self, data: bytes) -> None:
         self._protocol.receive_data(data)

@@ -8,8 +8,6 @@ from __future__ import annotations
 import random
 import time
 import zlib
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from websockets.exceptions import PayloadTooBig, ProtocolError
@@ -17,13 +15,7 @@ from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Frame, Opcode
 
 from cp_wsrpc.compression import Inflater
-from cp_wsrpc.framing import (
-    BINARY,
-    CLOSE,
-    CONTINUATION,
-    TEXT,
-    FrameStream,
-)
+from cp_wsrpc.framing import BINARY, CONTINUATION, FrameStream
 
 from ..rawpeer import client_frame
 from .oracle import (
@@ -31,41 +23,16 @@ from .oracle import (
     PADDING,
     Oracle,
     excused,
+    feed_all,
     make_payload,
     make_stream,
+    ours,
     pieces,
 )
 from .seeds import cases, told
 
 #: No feed of one case may take longer, in seconds of CPU.
 MAX_CASE_S = 0.1
-
-
-def feed_all(stream: FrameStream, segments: list[bytes]) -> Iterator[Any]:
-    for segment in segments:
-        yield from stream.feed(segment)
-        while stream.has_more:
-            yield from stream.feed(b'')
-
-
-def ours(segments: list[bytes], client: bool
-         ) -> tuple[list[Any], int | None, str]:
-    """(what was found, the failure's code, its reason)."""
-    stream = FrameStream(client=client, max_fragments=1 << 30,
-                         max_message_bytes=MAX_MESSAGE_BYTES)
-    found: list[Any] = []
-    for item in feed_all(stream, segments):
-        if type(item) is bytes:
-            found.append((TEXT, item))
-        elif item.opcode == CLOSE:
-            found.append((CLOSE, item.code, bytes(item.reason)))
-        else:
-            found.append((item.opcode, bytes(item.data)))
-    failure = stream.failure
-    if failure is None:
-        return found, None, ''
-    assert not stream.unfinished, 'nothing is held after a failure'
-    return found, int(failure.code), failure.reason
 
 
 def check_case(rng: random.Random) -> None:
