@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from .backend import MAX_EVENT_BYTES, Backend
 from .conversation import server_ids
-from .dialects import Dialect, encode_json
+from .dialects import encode_json
 from .errors import Busy, MessageTooBig, Overloaded, TooManySubscriptions
-from .framing import Framer
+from .fanout import FrameFor, Targets, once_each
 from .history import MAX_RECOVERED_EVENTS, Position, Recovery
 from .messages import NO_ID, Event
 from .topics import Arrival, Topic, is_seen
@@ -55,9 +55,9 @@ class Broker:
     ``heard(what, text)`` is called with what some process has told all.
     """
 
-    def __init__(self, backend: Backend, fan_out: Callable[
-            [Callable[[], Iterator[tuple[Any, bytes]]], int], None],
-            heard: Callable[[str, bytes], None] | None = None) -> None:
+    def __init__(self, backend: Backend,
+                 fan_out: Callable[[Targets, int], None],
+                 heard: Callable[[str, bytes], None] | None = None) -> None:
         self._backend = backend
         self._fan_out = fan_out
         self._heard = heard
@@ -142,7 +142,7 @@ class Broker:
         It has no offset, so it is in nobody's way who is not meant.
         """
         if event.topic in self._topics or event.topic in self._listeners:
-            self._fan_out(lambda: self._targets_of_user(target, event),
+            self._fan_out(lambda: self._targets(event, target),
                           len(event.data))
 
     def hear(self, what: str, text: bytes) -> None:
@@ -153,7 +153,7 @@ class Broker:
         found: list[tuple[str, Position]] = []
         done = threading.Event()
 
-        def look() -> Iterator[tuple[Peer, bytes]]:
+        def look() -> Iterator[tuple[list[Peer], FrameFor]]:
             # In turn with the events that were delivered before.
             for name, topic in self._topics.items():
                 topic.read_again()
@@ -173,59 +173,35 @@ class Broker:
 
     # -- the loop's thread -------------------------------------------------
 
-    def _targets(self, event: Event) -> Iterator[tuple[Peer, bytes]]:
-        """(peer, frame) for each subscriber.
-
-        Encoded and framed once a dialect and a way to frame (compressed
-        with a window of so many bits, or not).
-        """
+    def _targets(self, event: Event, target: Target | None = None,
+                 ) -> Iterator[tuple[list[Peer], FrameFor]]:
+        """Who is to get an event; ``target``: those who are that user."""
         topic = self._topics.get(event.topic)
         if topic is not None:
             event.subscription = topic.id
-            frames: dict[tuple[Dialect, Framer], bytes] = {}
-            for peer in topic.targets_of(event):
-                kind = peer.dialect, peer.framer
-                frame = frames.get(kind)
-                if frame is None:
-                    frame = frames[kind] = peer.framer.text_frame(
-                        peer.dialect.encode_event(event, next(server_ids)))
-                yield peer, frame
+            yield (topic.targets_of(event) if target is None
+                   else topic.targets_of_user(target, event),
+                   once_each(lambda dialect, framer: framer.text_frame(
+                       dialect.encode_event(event, next(server_ids)))))
         listeners = self._listeners.get(event.topic)
         if listeners:
-            text = _notification(event)
-            heard: dict[Framer, bytes] = {}
-            for peer in listeners:
-                frame = heard.get(peer.framer)
-                if frame is None:
-                    frame = heard[peer.framer] = peer.framer.text_frame(text)
-                yield peer, frame
-
-    def _targets_of_user(self, target: Target, event: Event,
-                         ) -> Iterator[tuple[Peer, bytes]]:
-        """(peer, frame) for those subscribers who are that user."""
-        topic = self._topics.get(event.topic)
-        if topic is not None:
-            event.subscription = topic.id
-            for peer in topic.targets_of_user(target, event):
-                yield peer, peer.framer.text_frame(
-                    peer.dialect.encode_event(event, next(server_ids)))
-        for peer in self._listeners.get(event.topic, ()):
-            if target.is_met_by(peer):
-                yield peer, peer.framer.text_frame(_notification(event))
+            yield ([peer for peer in listeners
+                    if target is None or target.is_met_by(peer)],
+                   once_each(lambda dialect, framer: framer.text_frame(
+                       _notification(event))))
 
     def _told_of_reset(self, name: str, position: Position,
-                       ) -> Iterator[tuple[Peer, bytes]]:
-        """(peer, frame) for those whose events between are lost."""
+                       ) -> Iterator[tuple[list[Peer], FrameFor]]:
+        """Those whose events between are lost, and how they are told."""
         topic = self._topics.get(name)
         if topic is None:
             return
-        for peer in topic.reset(position):
-            dialect = peer.dialect
-            yield peer, peer.framer.text_frame(dialect.encode_call(
+        said = {'subscription': topic.id, 'topic': name,
+                'recovered': False, **position._asdict()}
+        yield topic.reset(position), once_each(
+            lambda dialect, framer: framer.text_frame(dialect.encode_call(
                 NO_ID if dialect.has_notifications else next(server_ids),
-                'rpc.subscription', kwargs={
-                    'subscription': topic.id, 'topic': name,
-                    'recovered': False, **position._asdict()}))
+                'rpc.subscription', kwargs=said)))
 
     def subscribe(self, peer: Peer, topic: str, limit: int) -> str:
         """Add a subscriber; the subscription's id, the same for all.

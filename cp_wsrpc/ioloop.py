@@ -24,14 +24,15 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 from . import transport
 from .conversation import blocking
 from .current import Cell, cell
-from .errors import Overloaded, WrongThread
+from .errors import WrongThread
+from .fanout import FanOut, Targets
 from .host_serving import leave_thread
 from .invocation import await_in_turn, load_serving
 from .logs import limited
@@ -58,10 +59,6 @@ _ASLEEP_S = 5.0
 #: workers would be woken again and again and find it taken: calls of others
 #: had a p99 of 103 ms beside such a flood, and have 4.
 _YIELD_S = 0.0002
-#: Pushes that wait for the loop, and their bytes, before publishers are
-#: told to slow down (Overloaded).
-MAX_EVENTS = 10_000
-MAX_EVENT_BYTES = 64 << 20
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
@@ -83,11 +80,16 @@ class IOLoop:
 
     def __init__(self) -> None:
         #: every adopted socket that is not closed
-        self.websockets: set[WebSocket] = set()
+        self.websockets: dict[WebSocket, None] = {}
+        # Those of RPC, by the URL path of their endpoint.
+        self._peers: dict[str, dict[WebSocket, None]] = {}
         #: for statistics, since the start: opened, closed, slow_readers,
         #: bad_messages, ignored_replies, pushes_delivered on the loop's
-        #: thread; pushes, pushes_refused under _event_lock
+        #: thread; pushes, pushes_refused under a lock of ``pushes``
         self.counters: Counter[str] = Counter()
+        #: what is sent to many at once
+        self.pushes = FanOut(self.counters, self._guarded,
+                             self._flush_waiting)
         self.bytes_in = 0
         #: when the process last woke from being stopped
         self.awake_since = 0.0
@@ -119,11 +121,6 @@ class IOLoop:
         self._pool: WorkerPool | None = None    # of the submissions
         self._submissions: list[tuple[Lane, Callable[[Any], object],
                                       Call]] = []
-        self._events: deque[tuple[Callable[[], Iterable[tuple[
-            WebSocket, bytes]]], int]] = deque()
-        self._event_bytes = 0
-        # Guards _event_bytes and what counters says of pushes.
-        self._event_lock = threading.Lock()
         #: {tick: sockets to look at then}; each stands in one at most
         self._wheel: dict[int, set[WebSocket]] = {}
         self._tick = 0
@@ -174,9 +171,7 @@ class IOLoop:
         """
         self._posted.clear()
         self._to_flush.clear()
-        with self._event_lock:
-            self._events.clear()
-            self._event_bytes = 0
+        self.pushes.forget_all()
         self._wheel.clear()
         self._woken = False
         self.on_progress = None
@@ -252,31 +247,16 @@ class IOLoop:
         self._to_flush.append(websocket)
         self._wake()
 
-    def fan_out(self, targets: Callable[[], Iterable[tuple[
-            WebSocket, bytes]]], size: int) -> None:
-        """Have the loop queue a push; ``targets()`` says for whom what.
-
-        ``targets`` is called on the loop's thread and yields (socket,
-        frame); ``size`` is what the push counts for in the backlog, bytes.
-        Raises Overloaded when the loop is that far behind: the publisher
-        should pause, or drop.
+    def fan_out(self, targets: Targets, size: int) -> None:
+        """Have the loop send a push; see :meth:`cp_wsrpc.fanout.FanOut.add`.
         """
-        with self._event_lock:
-            if (len(self._events) >= MAX_EVENTS
-                    or self._event_bytes + size > MAX_EVENT_BYTES):
-                self.counters['pushes_refused'] += 1
-                raise Overloaded(
-                    f'{len(self._events)} pushes wait to be sent: publish '
-                    'less, or drop')
-            self.counters['pushes'] += 1
-            self._event_bytes += size
-            self._events.append((targets, size))
+        self.pushes.add(targets, size)
         self._wake()
 
     @property
     def backlog(self) -> tuple[int, int]:
         """(pushes that wait for the loop, their bytes); for show."""
-        return len(self._events), self._event_bytes
+        return self.pushes.backlog
 
     def _wake(self) -> None:
         if not self._woken:
@@ -297,6 +277,8 @@ class IOLoop:
 
     def _on_wake(self) -> None:
         self._woken = False
+        pushes = self.pushes
+        pushes.spreading = bool(pushes)     # before the posted; see there
         posted = self._posted
         while posted:
             run, args = posted.popleft()
@@ -306,40 +288,22 @@ class IOLoop:
             except Exception:
                 log.exception('%r failed', run)
             self.note_time(begun)
-        if self._events:
-            self._spread_events()
+        if pushes.spreading:
+            try:
+                pushes.spread()
+            finally:
+                pushes.spreading = False
+        self._flush_waiting()
+
+    def _flush_waiting(self) -> None:
         to_flush = self._to_flush
         while to_flush:
             self._guarded(to_flush.popleft(), 'flush')
 
-    def _spread_events(self) -> None:
-        """Queue all waiting pushes, then send once to each socket."""
-        touched: dict[WebSocket, None] = {}
-        events = self._events
-        delivered = 0
-        while events:
-            with self._event_lock:
-                targets, size = events.popleft()
-                self._event_bytes -= size
-            try:
-                for websocket, frame in targets():
-                    if not websocket.server_terminated:
-                        websocket.out.frames.append(frame)
-                        touched[websocket] = None
-                        delivered += 1
-            except Exception:
-                # A user that cannot be compared, say: this push is lost
-                # for the rest, the others are not.
-                limited(log, 'push', logging.ERROR, 'a push failed',
-                        exc_info=True)
-        self.counters['pushes_delivered'] += delivered
-        for websocket in touched:
-            self._guarded(websocket, 'flush')
-
-    def _guarded(self, websocket: WebSocket, name: str) -> None:
+    def _guarded(self, websocket: WebSocket, name: str, *args: Any) -> None:
         """Call a method of a socket; a fault in it ends it alone."""
         try:
-            getattr(websocket, name)()
+            getattr(websocket, name)(*args)
         except Exception:
             self.fail(websocket)
 
@@ -358,7 +322,10 @@ class IOLoop:
         if self.closing:
             websocket.abort(1001, 'going away')
             return
-        self.websockets.add(websocket)
+        self.websockets[websocket] = None
+        if websocket.dialect is not None:
+            self._peers.setdefault(websocket.endpoint.url_path,
+                                   {})[websocket] = None
         self.counters['opened'] += 1
         self._guarded(websocket, 'on_adopted')
 
@@ -366,10 +333,25 @@ class IOLoop:
         """A socket is closed."""
         self._unschedule(websocket)
         if websocket in self.websockets:
-            self.websockets.discard(websocket)
+            del self.websockets[websocket]
+            self._forget_peer(websocket)
             self.counters['closed'] += 1
             websocket.count_closed()
             self.note_progress()
+
+    def _forget_peer(self, websocket: WebSocket) -> None:
+        path = websocket.endpoint.url_path
+        peers = self._peers.get(path, {})
+        peers.pop(websocket, None)
+        if not peers:
+            self._peers.pop(path, None)
+
+    def peers_at(self, path: str | None = None) -> list[WebSocket]:
+        """The sockets of RPC, of one endpoint or of all; any thread."""
+        if path is not None:
+            return list(self._peers.get(path, ()))
+        return [websocket for peers in tuple(self._peers.values())
+                for websocket in tuple(peers)]
 
     def note_progress(self) -> None:
         """A call or a connection has ended; any thread."""

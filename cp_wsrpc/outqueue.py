@@ -132,6 +132,13 @@ class OutQueue:
         finally:
             self.lock.release()
 
+    def keep_rest(self, frame: bytes, sent: int) -> None:
+        """A fan-out has sent so much of a frame, past the queue."""
+        with self.lock:
+            self.unsent = memoryview(frame)[sent:]
+            self.sent_frames += 1
+            self.sent_bytes += sent
+
     def begin_refusing(self) -> None:
         """The socket has refused: from now on count what comes in."""
         assert not self.refusing and self.unsent is not None

@@ -27,7 +27,7 @@ import logging
 import resource
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import cherrypy
@@ -42,6 +42,7 @@ from .conversation import server_ids
 from .dialects import JSONRPC, Dialect, encode_json
 from .endpoint import Endpoint, find_endpoints, place_of_request
 from .errors import CloseCode, ConfigError, MessageTooBig, WrongThread
+from .fanout import once_each
 from .framing import Framer
 from .history import Position, read_rules
 from .host_accept import rest_when_full
@@ -542,16 +543,11 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
 
     def _broadcast_here(self, name: str, args: tuple[Any, ...],
                         endpoint: str | None, user: Any) -> None:
-        frames: dict[tuple[Dialect, Framer], bytes] = {}
+        def build(dialect: Dialect, framer: Framer) -> bytes:
+            id = NO_ID if dialect.has_notifications else next(server_ids)
+            return framer.text_frame(dialect.encode_call(id, name, args))
 
-        def frame_for(dialect: Dialect, framer: Framer) -> bytes:
-            frame = frames.get((dialect, framer))
-            if frame is None:
-                id = NO_ID if dialect.has_notifications else next(server_ids)
-                frame = frames[dialect, framer] = framer.text_frame(
-                    dialect.encode_call(id, name, args))
-            return frame
-
+        frame_for = once_each(build)
         # Encoded here for most peers, so that what is no JSON is told to
         # the caller, not to the log.
         size = len(frame_for(JSONRPC, framing))
@@ -560,8 +556,7 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
                                 f'{MAX_BROADCAST_BYTES} are allowed')
         target = None if user is None else Target(user)
         self.manager.fan_out(
-            lambda: ((peer, frame_for(peer.dialect, peer.framer))
-                     for peer in self._peers(endpoint, target)), size)
+            lambda: [(self._peers(endpoint, target), frame_for)], size)
 
     def broadcast_raw(self, message: Any, binary: bool = False) -> None:
         """Send a raw message to the sockets of plain handlers.
@@ -569,19 +564,12 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
         ws4py's 'websocket-broadcast'.  RPC peers could not parse it.
         """
         opcode, payload = message_of(message, binary)
-        frames: dict[Framer, bytes] = {}
-
-        def frame_for(framer: Framer) -> bytes:
-            frame = frames.get(framer)
-            if frame is None:
-                frame = frames[framer] = framer.frame(opcode, payload)
-            return frame
-
         if self.hub is not None:
             self.manager.fan_out(
-                lambda: ((websocket, frame_for(websocket.framer))
-                         for websocket in self.manager
-                         if not isinstance(websocket, Peer)), len(payload))
+                lambda: [([websocket for websocket in self.manager
+                           if not isinstance(websocket, Peer)],
+                          once_each(lambda _, framer: framer.frame(
+                              opcode, payload)))], len(payload))
 
     def connections(self, endpoint: str | None = None,
                     user: Any = None) -> list[WebSocket]:
@@ -590,17 +578,22 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
         if recording is not None:
             return recording.connections(endpoint, user)
         target = None if user is None else Target(user)
-        if endpoint is None:
-            return list(self._peers(None, target))
-        return [websocket for websocket in self.manager
-                if _is_of(websocket, endpoint, target)]
+        found: Iterable[WebSocket] = (
+            self.manager.peers_at() if endpoint is None else
+            [websocket for websocket in self.manager
+             if websocket.endpoint.url_path == _path_of(endpoint)])
+        return [websocket for websocket in found
+                if websocket.state is State.OPEN
+                and (target is None or target.is_met_by(websocket))]
 
     def _peers(self, endpoint: str | None, target: Target | None,
-               ) -> Iterator[Peer]:
-        for websocket in self.manager:
-            if isinstance(websocket, Peer) and _is_of(websocket, endpoint,
-                                                      target):
-                yield websocket
+               ) -> list[WebSocket]:
+        """Those of an endpoint and a user; the closing ones, too."""
+        peers = self.manager.peers_at(
+            None if endpoint is None else _path_of(endpoint))
+        if target is None:
+            return peers
+        return [peer for peer in peers if target.is_met_by(peer)]
 
 
 def _applications() -> list[Any]:
@@ -609,12 +602,9 @@ def _applications() -> list[Any]:
             if isinstance(app, cherrypy.Application)]
 
 
-def _is_of(websocket: WebSocket, endpoint: str | None,
-           target: Target | None) -> bool:
-    return (websocket.state is State.OPEN
-            and (endpoint is None or websocket.endpoint.url_path
-                 == (endpoint.rstrip('/') or '/'))
-            and (target is None or target.is_met_by(websocket)))
+def _path_of(endpoint: str) -> str:
+    """``'/api'`` for ``'/api/'``: one endpoint."""
+    return endpoint.rstrip('/') or '/'
 
 
 def _default_max_connections() -> int:

@@ -327,12 +327,14 @@ class Statistics:
             'Bad Messages': lambda s: counters['bad_messages'],
             'Ignored Replies': lambda s: counters['ignored_replies'],
             'Bytes In': lambda s: io.bytes_in,
-            'Bytes Out': lambda s: self._bytes_out + sum(
-                websocket.out.sent_bytes for websocket in io),
+            'Bytes Out': lambda s: (
+                self._bytes_out + io.pushes.sent_bytes
+                + sum(websocket.out.sent_bytes for websocket in io)),
             'Messages In': lambda s: self._messages_in + sum(
                 websocket.messages_in for websocket in io),
-            'Messages Out': lambda s: self._messages_out + sum(
-                websocket.out.sent_frames for websocket in io),
+            'Messages Out': lambda s: (
+                self._messages_out + io.pushes.sent_frames
+                + sum(websocket.out.sent_frames for websocket in io)),
             'Pushes': lambda s: counters['pushes'],
             'Pushes Refused': lambda s: counters['pushes_refused'],
             'Pushes Delivered': lambda s: counters['pushes_delivered'],

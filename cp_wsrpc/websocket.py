@@ -37,6 +37,7 @@ import enum
 import logging
 import random
 import types
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ws4py.messaging import (BinaryMessage, CloseControlMessage, Message,
@@ -46,6 +47,7 @@ from ws4py.websocket import WebSocket as Ws4pyWebSocket
 
 from . import framing, transport
 from .errors import CloseCode, MessageTooBig
+from .fanout import FanOut, Outlet
 from .logs import escape, limited
 from .outqueue import Outcome, OutQueue
 from .users import key_of
@@ -84,7 +86,7 @@ class State(enum.IntEnum):
     CLOSED = 4
 
 
-class WebSocket(Ws4pyWebSocket):        # type: ignore[misc]
+class WebSocket(Outlet, Ws4pyWebSocket):    # type: ignore[misc]
     """One connection.
 
     From any thread: ``send``, ``close``, ``ping``, ``is_closed`` and what
@@ -109,17 +111,20 @@ class WebSocket(Ws4pyWebSocket):        # type: ignore[misc]
 
     #: bytes that came in one segment with the request; set by the tool
     early = b''
-    #: builds the data frames: compressed, where that was agreed upon
-    framer: framing.Framer = framing
 
     def __init__(self, sock: Any, protocols: Any = None,
                  extensions: Any = None, environ: Any = None,
                  heartbeat_freq: Any = None) -> None:
         super().__init__(sock, protocols, extensions, environ)
+        self.dialect = self.direct = None
+        self.framer = framing
         self.state = State.NEW
         self.remote = ''
         self.id = ''
         self._is_secure = transport.is_tls(sock)
+        # What direct may become.
+        self._straight: Callable[[bytes], int] | None = (
+            None if self._is_secure else sock.send)
         self.out = OutQueue(sock)
         self._reading = False
         self._read_due = False      # on_turn() will be called
@@ -257,6 +262,7 @@ class WebSocket(Ws4pyWebSocket):        # type: ignore[misc]
         if self.state is State.OPEN and not self.server_terminated:
             out = self.out
             out.frames.append(frame)
+            self.direct = None
             if not out.scheduled:
                 out.scheduled = True
                 self.io.flush_soon(self)
@@ -268,13 +274,19 @@ class WebSocket(Ws4pyWebSocket):        # type: ignore[misc]
         for a plain socket: a TLS one belongs to the loop (pitfalls 20).
         ``payload``: the rest of a frame that is large.
         """
-        outcome = (Outcome.NOT_TRIED if self._is_secure
-                   or self.server_terminated
-                   else self.out.send_now(frame, payload))
+        outcome = Outcome.NOT_TRIED
+        if not (self._is_secure or self.server_terminated):
+            pushes: FanOut = self.io.pushes
+            pushes.senders.append(self)     # before the look; see fanout
+            try:
+                if not pushes.spreading:
+                    outcome = self.out.send_now(frame, payload)
+                    if outcome is Outcome.REFUSED:
+                        self.io.post(self._begin_refusing)
+            finally:
+                pushes.senders.remove(self)
         if outcome is Outcome.NOT_TRIED:
             self.enqueue(frame + payload)
-        elif outcome is Outcome.REFUSED:
-            self.io.post(self._begin_refusing)
         # LOST: the loop reads the same from the socket, and closes.
 
     # -- sending: the loop's thread --------------------------------------
@@ -287,11 +299,15 @@ class WebSocket(Ws4pyWebSocket):        # type: ignore[misc]
             out.fall_behind()
             self._check_behind()
             return
+        # With frames to send it takes the lock, and waits for a worker
+        # that sends; else one may do so still, which matters to a fan-out.
+        if out.frames or not self.io.pushes.spreading:
+            self.direct = self._straight
         outcome = out.send_all()
         if outcome is Outcome.REFUSED:
             self._begin_refusing()
         elif outcome is Outcome.LOST:
-            self._finish(CloseCode.ABNORMAL, 'the connection was lost')
+            self.lose()
         elif self.state is State.LEAVING:
             self._begin_leaving()
 
@@ -299,12 +315,22 @@ class WebSocket(Ws4pyWebSocket):        # type: ignore[misc]
         out = self.out
         if out.refusing or out.sock is None or out.unsent is None:
             return
+        self.direct = None
         out.begin_refusing()
         self._last_write = self.io.now()
         self.io.watch_writes(self)
         self._stop_reading()
         self.io.schedule(
             self, self._last_write + self.hub.timing.write_stall_s)
+
+    def keep_rest(self, frame: bytes, sent: int) -> None:
+        """A fan-out has sent so much of a frame: the rest is to follow."""
+        self.out.keep_rest(frame, sent)
+        self._begin_refusing()
+
+    def lose(self) -> None:
+        """The socket says that the connection is gone."""
+        self._finish(CloseCode.ABNORMAL, 'the connection was lost')
 
     def _check_behind(self) -> None:
         """Give a peer up that falls too far behind."""
@@ -332,7 +358,7 @@ class WebSocket(Ws4pyWebSocket):        # type: ignore[misc]
         if moved:
             self._last_write = self.io.now()
         if outcome is Outcome.LOST:
-            self._finish(CloseCode.ABNORMAL, 'the connection was lost')
+            self.lose()
         elif outcome is Outcome.SENT:
             self.io.unwatch_writes(self)
             self._go_on_reading()
@@ -522,6 +548,7 @@ class WebSocket(Ws4pyWebSocket):        # type: ignore[misc]
         self.state = state
         if state >= State.CLOSING:
             self.server_terminated = True
+            self.direct = self._straight = None
         if state >= State.LEAVING:
             self.client_terminated = True
 

@@ -13,7 +13,7 @@ import cherrypy
 import pytest
 
 import cp_wsrpc
-from cp_wsrpc import Overloaded, expose, ioloop, logs, nonblocking
+from cp_wsrpc import Overloaded, expose, fanout, ioloop, logs, nonblocking
 from cp_wsrpc.framing import text_frame
 from cp_wsrpc.websocket import State
 
@@ -375,13 +375,13 @@ def test_too_many_waiting_pushes_are_the_publishers_error(server):
         io().post(lambda: (held.set(), go_on.wait(20)))
         held.wait(5)
         try:
-            for number in range(ioloop.MAX_EVENTS):
+            for number in range(fanout.MAX_EVENTS):
                 cp_wsrpc.publish('t', number)
             with pytest.raises(Overloaded, match='10000 pushes wait'):
                 cp_wsrpc.publish('t', 'one past it')
         finally:
             go_on.set()
-        for number in range(ioloop.MAX_EVENTS):
+        for number in range(fanout.MAX_EVENTS):
             assert peer.recv_json()['params']['result'] == number
         cp_wsrpc.publish('t', 'again')
         assert peer.recv_json()['params']['result'] == 'again'
@@ -393,13 +393,13 @@ def test_too_many_waiting_bytes_are_the_publishers_error(server):
     held.wait(5)
     size = 4 << 20
     try:
-        for _ in range(ioloop.MAX_EVENT_BYTES // size):
+        for _ in range(fanout.MAX_EVENT_BYTES // size):
             io().fan_out(tuple, size)
         with pytest.raises(Overloaded):
             io().fan_out(tuple, 1)
     finally:
         go_on.set()
-    wait_until(lambda: io()._event_bytes == 0)
+    wait_until(lambda: io().backlog[1] == 0)
     io().fan_out(tuple, 1)
 
 

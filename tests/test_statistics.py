@@ -17,7 +17,8 @@ from cherrypy.lib import cpstats
 import cp_wsrpc
 from cp_wsrpc import expose, invocation, nonblocking
 from cp_wsrpc.errors import CloseCode, Overloaded
-from cp_wsrpc.ioloop import MAX_EVENTS, IOLoop
+from cp_wsrpc.fanout import MAX_EVENTS
+from cp_wsrpc.ioloop import IOLoop
 from cp_wsrpc.logs import MAX_CAUSES
 from cp_wsrpc.messages import Call
 from cp_wsrpc.registry import Method
