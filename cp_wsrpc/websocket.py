@@ -533,6 +533,12 @@ class WebSocket(Outlet, Ws4pyWebSocket):    # type: ignore[misc]
                 and len(self.strand) < _MAX_UNHANDLED):
             self._reading = True
             self.io.watch_reads(self)
+            if self._partial_since:
+                # What has not come while we did not read is our fault.
+                self._partial_since = self.io.now()
+                self.io.schedule(
+                    self, self._partial_since
+                    + self.endpoint.options.message_timeout_s)
             if self._is_secure or self.stream.has_more:
                 self._read_soon()
 
@@ -694,7 +700,7 @@ class WebSocket(Outlet, Ws4pyWebSocket):    # type: ignore[misc]
                 return self._deadline
             return self._fail_at
         due = self._check_liveness(now, awake)
-        if self._partial_since:
+        if self._partial_since and self._reading:
             until = (max(self._partial_since, awake)
                      + self.endpoint.options.message_timeout_s)
             if now >= until:

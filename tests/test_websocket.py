@@ -697,6 +697,30 @@ def test_each_message_has_its_own_time(server, later):
     peer.drop()
 
 
+def test_while_we_do_not_read_no_message_is_late(server, later):
+    peer, made = connect(server, '/hurry')
+    made.gate.clear()
+    peer.send_raw(client_frame(TEXT, b'x') * 80
+                  + client_frame(TEXT, b'a', fin=False))
+    wait_until(lambda: made._partial_since and not made._reading)
+    ticked = io()._tick
+    later(3)
+    wait_until(lambda: io()._tick > ticked + 8)
+    assert made.state is State.OPEN
+    made.gate.set()
+    assert [made.next() for _n in range(80)] == [('text', b'x')] * 80
+    wait_until(lambda: made._reading)
+    later(1)
+    peer.send_frame(CONTINUATION, b'b')
+    assert made.next() == ('text', b'ab')
+    peer.send_frame(TEXT, b'a', fin=False)
+    wait_until(lambda: made._partial_since)
+    for _n in range(3):
+        later(1)
+    assert peer.recv_close()[0] == 1008
+    peer.drop()
+
+
 def test_control_frames_up_to_the_rate_are_answered(server):
     peer, made = connect(server)
     peer.send_raw(client_frame(PING, b'p') * 250)
