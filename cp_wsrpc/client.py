@@ -44,7 +44,7 @@ from .errors import (CallTimeout, CloseCode, ConnectionLostError,
                      ParseError)
 from .frames import check_close_code
 from .idempotency import check_key
-from .logs import escape
+from .logs import escape, limited
 from .messages import NO_ID, Call, Failure, Result
 
 __all__ = ['Client', 'HandshakeError', 'PendingReply', 'Publication']
@@ -467,8 +467,8 @@ class Client:
             self._lose(ws, CloseCode.INVALID_DATA,
                        'the server sent no JSON', CloseCode.BAD_PROTOCOL)
         else:
-            log.warning('the server sent no message: %s',
-                        escape(message.error))
+            limited(log, 'no message', logging.WARNING,
+                    'the server sent no message: %s', escape(message.error))
             self._answer(ws, (message.dialect or JSONRPC).encode_failure(
                 message.id, message.error.code, message.error.message))
 

@@ -29,7 +29,7 @@ from .conversation import PendingReply
 from .dialects import JSONRPC
 from .errors import ConnectionLostError, GoingAway
 from .idempotency import with_key
-from .logs import escape
+from .logs import escape, limited
 from .messages import NO_ID, Failure, Result
 
 __all__ = ['Outbox', 'closed_error']
@@ -263,8 +263,9 @@ class Outbox:
                 self._rest(error.code, *again)
                 return
             if message.id is None:
-                log.warning('the server could not read a message: %s',
-                            escape(error))
+                limited(log, 'not read', logging.WARNING,
+                        'the server could not read a message: %s',
+                        escape(error))
         self._calls.settle(message)
 
     def _rest(self, code: int | None, reply: PendingReply,

@@ -22,7 +22,7 @@ from typing import Any
 
 from .conversation import PendingReply
 from .errors import (Busy, InvalidRequest, MethodNotFound, RPCError)
-from .logs import escape
+from .logs import escape, limited
 from .messages import NO_ID, Call
 from .registry import Method
 from .workers import Lane, Strand, WorkerPool
@@ -224,8 +224,8 @@ def _run_hook(what: str, function: Callable[..., object],
     try:
         function(*args)
     except BaseException as error:
-        log.error('%s raised %s', what, type(error).__name__,
-                  exc_info=error)
+        limited(log, f'{what} {type(error).__name__}', logging.ERROR,
+                '%s raised %s', what, type(error).__name__, exc_info=error)
 
 
 def _failure(call: Call, error: BaseException) -> bytes:

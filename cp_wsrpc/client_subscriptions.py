@@ -21,7 +21,7 @@ from .client_socket import ClientSocket
 from .client_topics import Listener, Publication, Topic
 from .conversation import PendingReply
 from .errors import CallTimeout, RemoteError
-from .logs import escape
+from .logs import escape, limited
 
 __all__ = ['Subscriptions']
 
@@ -104,7 +104,8 @@ class Subscriptions:
         try:
             event = _decode_event(params or b'null')
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-            log.warning('an event that cannot be read: %s', escape(error))
+            limited(log, 'no event', logging.WARNING,
+                    'an event that cannot be read: %s', escape(error))
             return True
         topic = self._by_id.get(event.subscription)
         if topic is not None:           # else we have just left it
