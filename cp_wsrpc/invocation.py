@@ -44,9 +44,10 @@ from .statistics import tally_of
 if TYPE_CHECKING:
     from .messages import Call
 
-__all__ = ['ask', 'ask_authorizers', 'await_in_turn', 'check_session',
-           'enter_worker', 'fail', 'leave_worker', 'load_serving', 'report',
-           'run_as_task', 'run_on_loop', 'run_on_worker']
+__all__ = ['answer', 'ask', 'ask_authorizers', 'await_in_turn',
+           'check_session', 'enter_worker', 'fail', 'leave_worker',
+           'load_serving', 'report', 'run_as_task', 'run_on_loop',
+           'run_on_worker']
 
 log = logging.getLogger('cp_wsrpc.invocation')
 
@@ -221,9 +222,9 @@ def _run_blocking(call: Call) -> bytes | None:
         ask_authorizers(call)
     around = peer.endpoint.options.around
     if around is None:
-        return _answer(call, _call(call))
+        return answer(call, _call(call))
     with around(call):
-        return _answer(call, _call(call))
+        return answer(call, _call(call))
     raise _swallowed(call)
 
 
@@ -280,7 +281,7 @@ def run_on_loop(call: Call) -> bytes | None:
     try:
         if call.kwargs is None:
             call.args, call.kwargs = call.method.bind(call.params)
-        return _answer(call, _call(call))
+        return answer(call, _call(call))
     except BaseException as error:
         return fail(call, error)
 
@@ -340,7 +341,7 @@ def _swallowed(call: Call) -> Exception:
 
 
 async def _answer_async(call: Call) -> bytes | None:
-    return _answer(call, await _watched(_call(call), call))
+    return answer(call, await _watched(_call(call), call))
 
 
 @types.coroutine
@@ -383,7 +384,7 @@ def _call(call: Call) -> Any:
 # -- results and errors ------------------------------------------------------
 
 
-def _answer(call: Call, value: Any) -> bytes | None:
+def answer(call: Call, value: Any) -> bytes | None:
     """The reply's text; None while it waits for the peer's own reply."""
     if type(value) is PendingReply:
         value.watch(lambda reply: _answer_later(call, reply))
@@ -396,7 +397,7 @@ def _answer(call: Call, value: Any) -> bytes | None:
         value.close()           # else Python warns of it, too
         raise TypeError(f'{call.name} returned a coroutine: make it an '
                         '"async def" that awaits it') from None
-    if len(text) > call.connection.endpoint.options.out_max_bytes:
+    if len(text) > call.connection.out_max_bytes:
         raise ResponseTooBig(f'the result of {call.name} has {len(text)} '
                              'bytes')
     return text

@@ -30,8 +30,8 @@ from .errors import (Busy, CloseCode, ConnectionLostError, GoingAway,
                      InvalidRequest, MessageTooBig, MethodNotFound)
 from .exposure import make_route
 from .host_serving import surroundings_of
-from .invocation import (ask_authorizers, check_session, fail, report,
-                         run_as_task, run_on_loop, run_on_worker)
+from .invocation import (answer, ask_authorizers, check_session, fail,
+                         report, run_as_task, run_on_loop, run_on_worker)
 from .logs import escape, limited
 from .messages import NO_ID, Call, Failure, Result
 from .repeats import waits_for_key
@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 __all__ = ['Peer']
 
 log = logging.getLogger('cp_wsrpc.peer')
+
+#: Looking an enum's member up costs 50 ns before Python 3.12.
+_OPEN = State.OPEN
 
 
 class _Seat:
@@ -219,7 +222,7 @@ class Peer(WebSocket):
     def _frame_of_call(self, id: Any, name: str, args: tuple[Any, ...],
                        kwargs: dict[str, Any]) -> bytes:
         text = self.dialect.encode_call(id, name, args, kwargs)
-        limit = self.endpoint.options.out_max_bytes
+        limit = self.out_max_bytes
         if len(text) > limit:
             raise MessageTooBig(f'{len(text)} bytes in a call of {name}(); '
                                 f'out_max_bytes is {limit}')
@@ -237,27 +240,68 @@ class Peer(WebSocket):
     # -- inwards: the loop's thread ----------------------------------------
 
     def on_items(self, items: list[Any]) -> None:
+        """Handle what one read brought.
+
+        A call of a nonblocking method of which nothing need be asked
+        first (``Method.is_direct``) is run right here, as ``_start_here``
+        would and without ever being "in flight".  All that such calls
+        have in common is looked up once a read: 2.9 us a call become 1.9
+        (32 connections x 16 in flight).
+        """
+        io, methods = self.io, self._methods
+        running = self.conversation.running
         options = self.endpoint.options
         max_depth, max_batch = options.max_depth, options.max_batch
+        takes_direct = self._takes_direct and not self.hub.draining
+        mine, stretch = io.cell, io.stretch
+        put, text_frame = self.out.frames.append, self.framer.text_frame
         for item in items:
-            if type(item) is bytes:
-                if self.state is not State.OPEN:
-                    continue        # no answer to it could be sent
-                self.messages_in += 1
-                message = decode(item, max_depth, max_batch)
-                if type(message) is Call:
-                    self.dialect = message.dialect
-                    self._begin(message)
-                else:
-                    self._on_message(message)
-            elif isinstance(item, BinaryMessage):
-                self._fail(CloseCode.UNSUPPORTED,
-                           'binary messages are not used here')
-            else:
-                self.on_control(item)
-        stretch = self.io.stretch
+            if type(item) is not bytes:
+                self._on_frame(item)
+                continue
+            if self.state is not _OPEN:
+                continue            # no answer to it could be sent
+            self.messages_in += 1
+            call = decode(item, max_depth, max_batch)
+            if type(call) is not Call:
+                self._on_message(call)
+                continue
+            self.dialect = call.dialect
+            call.connection = self
+            method = call.method = methods.get(call.name)
+            if method is None or not method.is_direct or not takes_direct \
+                    or call.id in running or call.meta is not None:
+                self._begin(call)
+                continue
+            if method is not stretch.method:
+                stretch.begin(call)
+                io.doing = call.name
+            stretch.calls += 1
+            mine.call = call
+            try:
+                call.args, call.kwargs = method.bind(call.params)
+                text = answer(call, method.function(
+                    *call.args, **call.kwargs) if call.kwargs
+                    else method.function(*call.args))
+            except BaseException as error:
+                text = fail(call, error)
+            mine.call = None
+            if text is None:        # it waits for a reply of the client
+                running[call if call.id is NO_ID else call.id] = call
+            elif call.id is not NO_ID:
+                put(text_frame(text))   # flushed at the end of the read
+            if self._noted_close is not None:
+                self._close_as_noted(call)
         if stretch.method is not None:
             stretch.end()
+
+    def _on_frame(self, item: Any) -> None:
+        """Anything but a text."""
+        if isinstance(item, BinaryMessage):
+            self._fail(CloseCode.UNSUPPORTED,
+                       'binary messages are not used here')
+        else:
+            self.on_control(item)
 
     def on_failure(self, code: int, reason: str) -> None:
         self._fail(code, reason)        # at once, whatever is under way
@@ -290,6 +334,8 @@ class Peer(WebSocket):
         for item in items:
             if type(item) is Call:
                 item.batch = reply
+                item.connection = self
+                item.method = self._methods.get(item.name)
                 self._begin(item)
             elif type(item) is Bad:
                 text = reply.add(self._text_of_bad(item))
@@ -305,18 +351,13 @@ class Peer(WebSocket):
             bad.id, error.code, error.message, error.data)
 
     def _begin(self, call: Call) -> None:
-        """Find the method of a call and start it, or say why not."""
-        call.connection = self
+        """Start a call, whose method has been looked up, or say why not."""
         running = self.conversation.running
         key = call if call.id is NO_ID else call.id
         if running and key in running:
             self._refuse_duplicate(call)
             return
-        method = call.method = self._methods.get(call.name)
-        if method is not None and method.is_direct and self._takes_direct \
-                and call.meta is None and not self.hub.draining:
-            self._run_direct(call)
-            return
+        method: Method | None = call.method
         if self._held is not None:
             self._hold(call)
             return
@@ -377,32 +418,6 @@ class Peer(WebSocket):
             self._refuse(call, Busy())
 
     # -- to the method -----------------------------------------------------
-
-    def _run_direct(self, call: Call) -> None:
-        """Run a nonblocking method of which nothing need be asked first.
-
-        As ``_start`` and ``_start_here`` would, in one step and without
-        ever being "in flight": 2.4 us a call become 1.7.
-        """
-        io = self.io
-        stretch = io.stretch
-        if stretch.method is not call.method:
-            stretch.begin(call)
-            io.doing = call.name
-        stretch.calls += 1
-        io.cell.call = call
-        text = run_on_loop(call)
-        io.cell.call = None
-        if text is None:        # it waits for a reply of the client
-            self.conversation.running[
-                call if call.id is NO_ID else call.id] = call
-        elif call.batch is not None or call.id is NO_ID:
-            self.complete(call, text)
-        elif not self.server_terminated:
-            # The read that brought the call flushes at its end.
-            self.out.frames.append(self.framer.text_frame(text))
-            if self._noted_close is not None:
-                self._close_as_noted(call)
 
     def _start(self, call: Call) -> None:
         """Give a call to the thread of its method.  The loop's thread."""
@@ -631,7 +646,7 @@ class Peer(WebSocket):
     def _release_held(self) -> None:
         held, self._held = self._held or [], None
         for call in held:
-            if self.state is State.OPEN:
+            if self.state is _OPEN:
                 self._begin(call)
         # Not before: what runs directly is sent at the end of a read.
         self._takes_direct = not self.handshake.bound

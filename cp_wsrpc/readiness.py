@@ -1,6 +1,6 @@
 """Which of many sockets can be read or written.  Layer 1.
 
-One selector for all sockets, which the asyncio loop watches as if it were
+One poller for all sockets, which the asyncio loop watches as if it were
 one of them::
 
     readiness = Readiness(loop, on_readable, on_writable)
@@ -11,20 +11,63 @@ one of them::
 socket whose bytes and RST it finds together: libuv stops watching at
 POLLERR, the reader is called once, reads the bytes, and never hears of the
 end (uvloop 0.23; a connection seemed alive until the next ping).  A
-selector in between costs 0.8 us a message with one socket, nothing that can
+poller in between costs 0.8 us a message with one socket, nothing that can
 be measured with 32 or 1 000.
+
+It is ``select.epoll`` itself where there is one: ``selectors`` costs 1 us
+for each event, and makes room for as many events as there are sockets,
+each time.
 """
 from __future__ import annotations
 
 import asyncio
+import select
 import selectors
 from collections.abc import Callable
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from typing import Any
 
 __all__ = ['READ', 'Readiness', 'WRITE']
 
-READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+#: The bits of epoll, which are those of ``selectors.EVENT_READ`` and 4.
+READ, WRITE = 1, 4
+_READ_OR_END, _WRITE_OR_END = ~WRITE, ~READ
+
+#: Events of one look; who is left out is among the next.
+_MAX_EVENTS = 256
+#: Looks before the asyncio loop has its turn: its own look and the call of
+#: ``_on_ready`` cost 2 us.
+_MAX_LOOKS = 8
+
+
+class _Selector:
+    """What is used of ``select.epoll``, where there is none."""
+
+    def __init__(self) -> None:
+        self._selector: Any = selectors.DefaultSelector()
+        self.fileno = self._selector.fileno
+        self.unregister = self._selector.unregister
+        self.close = self._selector.close
+
+    def register(self, fd: int, events: int) -> None:
+        self._selector.register(fd, _for_selectors(events))
+
+    def modify(self, fd: int, events: int) -> None:
+        self._selector.modify(fd, _for_selectors(events))
+
+    def poll(self, timeout: float, maxevents: int) -> list[tuple[int, int]]:
+        return [(key.fd, events & selectors.EVENT_READ
+                 | bool(events & selectors.EVENT_WRITE) * WRITE)
+                for key, events in self._selector.select(timeout)]
+
+
+def _for_selectors(events: int) -> int:
+    return (events & READ
+            | bool(events & WRITE) * selectors.EVENT_WRITE)
+
+
+_new_poller: Callable[[], Any] = (
+    select.epoll if hasattr(select, 'epoll') else _Selector)
 
 
 class Readiness:
@@ -32,7 +75,7 @@ class Readiness:
 
     ``on_readable(owner)`` and ``on_writable(owner)`` must not raise.  They
     run in a context of the socket's own, made when it is first watched.
-    One that another in the same turn has unwatched may be called still.
+    One that another in the same turn has unwatched is not called any more.
     ``on_turn_end()`` is called when all of a turn have been told;
     ``in_turn`` is True until then.
     """
@@ -46,45 +89,64 @@ class Readiness:
         self._loop = loop
         self._on_readable = on_readable
         self._on_writable = on_writable
-        self._selector = selectors.DefaultSelector()
-        self._fd = self._selector.fileno()
+        self._poller = _new_poller()
+        self._fd = self._poller.fileno()
+        #: fd -> what is watched for, the context, the owner
+        self._watched: dict[int, tuple[int, Context, Any]] = {}
         loop.add_reader(self._fd, self._on_ready)
 
     def watch(self, sock: Any, event: int, owner: Any) -> None:
         """From now on tell ``owner`` of it; once more does nothing."""
         fd = sock.fileno()
-        key = self._selector.get_map().get(fd)
-        if key is None:
-            self._selector.register(fd, event, (copy_context(), owner))
+        watched = self._watched.get(fd)
+        if watched is None:
+            self._poller.register(fd, event)
+            self._watched[fd] = event, copy_context(), owner
         else:
-            self._selector.modify(fd, key.events | event, key.data)
+            events, context, owner = watched
+            self._poller.modify(fd, events | event)
+            self._watched[fd] = events | event, context, owner
 
     def unwatch(self, sock: Any, event: int) -> None:
         """No longer; before the socket is closed, as its number is used."""
         fd = sock.fileno()
-        watched = self._selector.get_map()
-        key = watched.get(fd) if watched is not None else None
-        if key is None:     # or close() has been
+        watched = self._watched.get(fd)
+        if watched is None:     # or close() has been
             return
-        events = key.events & ~event
+        events, context, owner = watched
+        events &= ~event
         if events:
-            self._selector.modify(fd, events, key.data)
+            self._poller.modify(fd, events)
+            self._watched[fd] = events, context, owner
         else:
             # With nothing to wait for it would still tell of errors.
-            self._selector.unregister(fd)
+            self._poller.unregister(fd)
+            del self._watched[fd]
 
     def close(self) -> None:
         """Forget all; before the loop is closed."""
         self._loop.remove_reader(self._fd)
-        self._selector.close()
+        self._watched.clear()
+        self._poller.close()
 
     def _on_ready(self) -> None:
-        self.in_turn = True
-        for key, events in self._selector.select(0):
-            context, owner = key.data
-            if events & READ:
-                context.run(self._on_readable, owner)
-            if events & WRITE:
-                context.run(self._on_writable, owner)
-        self.in_turn = False
-        self._on_turn_end()
+        watched = self._watched
+        for _ in range(_MAX_LOOKS):
+            ready = self._poller.poll(0, _MAX_EVENTS)
+            if not ready:
+                break
+            self.in_turn = True
+            for fd, happened in ready:
+                what = watched.get(fd)
+                if what is None:
+                    continue
+                events, context, owner = what
+                if events & READ and happened & _READ_OR_END:
+                    context.run(self._on_readable, owner)
+                    if events & WRITE and happened & _WRITE_OR_END \
+                            and fd in watched:
+                        context.run(self._on_writable, owner)
+                elif events & WRITE and happened & _WRITE_OR_END:
+                    context.run(self._on_writable, owner)
+            self.in_turn = False
+            self._on_turn_end()

@@ -100,6 +100,7 @@ class WebSocket(Outlet, Ws4pyWebSocket):    # type: ignore[misc]
     """
 
     endpoint: Endpoint
+    out_max_bytes: int          # the endpoint's; for each message too
     handshake: Handshake
     hub: Hub                    # what all connections share; by attach()
     io: Any                     # hub.io, the IOLoop
@@ -147,6 +148,7 @@ class WebSocket(Outlet, Ws4pyWebSocket):    # type: ignore[misc]
         """Give it its surroundings, before the loop adopts it."""
         options = endpoint.options
         self.endpoint = endpoint
+        self.out_max_bytes = options.out_max_bytes
         self.handshake = handshake
         self.hub = hub
         self.io = hub.io
@@ -177,6 +179,7 @@ class WebSocket(Outlet, Ws4pyWebSocket):    # type: ignore[misc]
         stays: the limits of messages that come in, and of calls.
         """
         self.endpoint = endpoint
+        self.out_max_bytes = endpoint.options.out_max_bytes
 
     # -- for applications: any thread ------------------------------------
 
@@ -218,7 +221,7 @@ class WebSocket(Outlet, Ws4pyWebSocket):    # type: ignore[misc]
             self.send_alone(*self.framer.frame_parts(opcode, data))
 
     def _check_size(self, size: int) -> None:
-        limit = self.endpoint.options.out_max_bytes
+        limit = self.out_max_bytes
         if size > limit:
             raise MessageTooBig(f'{size} bytes in one message; '
                                 f'out_max_bytes is {limit}')

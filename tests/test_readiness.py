@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import uvloop
 
+from cp_wsrpc import readiness
 from cp_wsrpc.readiness import READ, WRITE, Readiness
 
 LOOPS = {'asyncio': asyncio.SelectorEventLoop, 'uvloop': uvloop.Loop}
@@ -69,8 +70,16 @@ class Watched:
         return [item for item in told if item[1] != 'marker']
 
 
+@pytest.fixture(params=['epoll', 'selectors'])
+def poller(request: pytest.FixtureRequest,
+           monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == 'selectors':
+        monkeypatch.setattr(readiness, '_new_poller', readiness._Selector)
+
+
 @pytest.fixture(params=LOOPS)
-def watched(request: pytest.FixtureRequest) -> Iterator[Watched]:
+def watched(request: pytest.FixtureRequest, poller: None,
+            ) -> Iterator[Watched]:
     watched = Watched(LOOPS[request.param])
     yield watched
     watched.readiness.close()
@@ -161,3 +170,28 @@ def test_after_the_end_nothing_is_watched(watched):
     watched.readiness.close()
     watched.readiness.unwatch(ours, READ)
     watched.readiness = Readiness(watched.loop, print, print)
+
+
+def test_who_is_unwatched_by_another_in_the_same_turn_is_not_told(watched):
+    first, first_peer = watched.pair()
+    second, second_peer = watched.pair()
+    both = {first: second, second: first}
+    for sock, other in both.items():
+        def unwatch(other: socket.socket = other) -> None:
+            watched.readiness.unwatch(other, READ)
+        watched.readiness.watch(sock, READ, unwatch)
+    first_peer.send(b'x')
+    second_peer.send(b'x')
+    assert len({owner for _, owner in watched.turn(2)}) == 1
+
+
+def test_more_sockets_than_one_look_takes_are_all_told(watched, monkeypatch):
+    monkeypatch.setattr(readiness, '_MAX_EVENTS', 2)
+    told = set()
+    for number in range(5):
+        ours, theirs = watched.pair()
+        watched.readiness.watch(ours, READ, number)
+        theirs.send(b'x')
+    while len(told) < 5:
+        told |= {owner for _, owner in watched.turn()}
+    assert told == set(range(5))
