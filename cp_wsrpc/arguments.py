@@ -105,6 +105,7 @@ def compile_bind(signature: Signature) -> Bind:
                 return (), spread_object(value)
             return spread_array(value), NO_KEYWORDS
         except Exception as error:
+            # Also what a type of the application raises.
             return _bind_slowly(signature, bind, params, error)
     return bind
 

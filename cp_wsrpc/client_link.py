@@ -212,6 +212,7 @@ class Link:
         try:
             ws = self._dialling = self._make_socket()
         except Exception as error:
+            # What a context or header of the user raises.
             self._failed(ConnectionLostError(
                 f'no connection: {error}', maybe_executed=False))
             return

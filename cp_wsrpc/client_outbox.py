@@ -85,7 +85,7 @@ class Outbox:
                 self._send(reply, reply.text)
             else:
                 self._send_keyed(reply)
-        except BaseException:
+        except BaseException:  # whatever stopped it, it was not sent
             calls.abandon(reply)
             raise
         deadline = reply.deadline

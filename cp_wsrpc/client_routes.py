@@ -198,7 +198,7 @@ class Routes:
         try:
             value = _call(call.method, call.params)
             text = call.dialect.encode_result(call.id, value)
-        except BaseException as error:
+        except BaseException as error:  # the application's: the server waits
             log.debug('route %s raised', call.name, exc_info=error)
             text = _failure(call, error)
         self._running.discard(call.id)
@@ -223,7 +223,7 @@ def _run_hook(what: str, function: Callable[..., object],
               args: tuple[Any, ...]) -> None:
     try:
         function(*args)
-    except BaseException as error:
+    except BaseException as error:  # the application's: the thread lives on
         limited(log, f'{what} {type(error).__name__}', logging.ERROR,
                 '%s raised %s', what, type(error).__name__, exc_info=error)
 
@@ -254,7 +254,7 @@ def _text_of(error: BaseException) -> str:
 def _stack_of(error: BaseException) -> str:
     try:
         return ''.join(traceback.format_exception(error))
-    except Exception:
+    except Exception:  # __repr__ or __cause__ raised
         return ''.join(traceback.format_tb(error.__traceback__))
 
 

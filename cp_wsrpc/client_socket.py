@@ -126,7 +126,7 @@ class ClientSocket(WebSocketClient):        # type: ignore[misc]
                 self.framer = agreed.framer
             self.sock.setblocking(False)
             self._check_not_aborted()
-        except BaseException:
+        except BaseException:  # no half-made socket may stay
             self.close_connection()
             raise
 

@@ -606,7 +606,7 @@ def _as_text(message: object) -> str:
     """What can be sent of it, whatever its ``__str__`` does."""
     try:
         text = str(message)
-    except Exception as error:
+    except Exception as error:  # its __str__ is the application's
         text = f'{type(message).__name__} (its str() raised ' \
                f'{type(error).__name__})'
     return text.encode('utf-8', 'backslashreplace').decode()

@@ -105,7 +105,7 @@ def _hints_one_by_one(function: Any) -> Iterator[tuple[str, Any]]:
         try:
             found = typing.get_type_hints(one, globalns=scope,
                                           include_extras=True)
-        except Exception:
+        except Exception:  # a name may raise anything as it is read
             yield name, hint
         else:
             yield name, found[name]

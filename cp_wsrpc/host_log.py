@@ -29,7 +29,7 @@ class _ToCherryPy(logging.Handler):
                     traceback.format_exception(record.exc_info[1]))
             cherrypy.log.error(text, context='WSRPC',
                                severity=record.levelno)
-        except Exception:
+        except Exception:  # as all handlers do: who logs goes on
             self.handleError(record)
 
 

@@ -278,7 +278,7 @@ class CallSession:
             # was waited for: it gives an empty one.
             if not session._data and not _is_stored(session):
                 raise _gone()
-        except BaseException:
+        except BaseException:  # else it stays locked for ever
             self._unlock_failed(session)
             raise
         return session

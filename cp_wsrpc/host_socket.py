@@ -139,7 +139,7 @@ class Carrier:
             for file in (rfile, wfile):
                 file.detach()
             sock.setblocking(False)     # cheroot's timeout was on it
-        except BaseException:
+        except BaseException:  # nobody else knows of the socket
             abort(sock)
             raise
         with contextlib.suppress(OSError):      # a Unix socket has no such

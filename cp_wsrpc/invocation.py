@@ -190,7 +190,7 @@ def run_on_worker(call: Call) -> None:
         text = _run_blocking(call)
         if call.scope is not None:
             _let_session_go(call, save=True)
-    except BaseException as error:
+    except BaseException as error:  # the application's: SystemExit, too
         text = _fail_blocking(call, error)
     mine.call = None
     # As tally.note(); called, it would cost a call 25 ns more, 0.6 %.
@@ -233,7 +233,7 @@ def _fail_blocking(call: Call, error: BaseException) -> bytes:
     if call.scope is not None:
         try:
             _let_session_go(call, save=is_answer(error))
-        except Exception as late:
+        except Exception as late:  # the store of sessions has failed
             error = late
     return fail(call, error)
 
@@ -282,7 +282,7 @@ def run_on_loop(call: Call) -> bytes | None:
         if call.kwargs is None:
             call.args, call.kwargs = call.method.bind(call.params)
         return answer(call, _call(call))
-    except BaseException as error:
+    except BaseException as error:  # the application's: SystemExit, too
         return fail(call, error)
 
 
@@ -320,7 +320,7 @@ async def _run_async(call: Call) -> None:
         # The connection went, or the server stops: nobody hears it.
         peer.complete(call, fail(call, ConnectionLostError()))
         raise
-    except BaseException as error:
+    except BaseException as error:  # the application's: SystemExit, too
         text = fail(call, error)
     if text is not None:
         peer.complete(call, text)
@@ -367,7 +367,7 @@ def _watched(coroutine: Any, call: Call) -> Generator[Any, Any, Any]:
         except GeneratorExit:
             coroutine.close()
             raise
-        except BaseException as error:
+        except BaseException as error:  # cancelled: it is told
             step, value = coroutine.throw, error
 
 
@@ -406,7 +406,7 @@ def answer(call: Call, value: Any) -> bytes | None:
 def _answer_later(call: Call, reply: PendingReply) -> None:
     try:
         text = call.dialect.encode_result(call.id, reply._take())
-    except Exception as error:
+    except Exception as error:  # a RemoteError, or no JSON
         text = fail(call, error)
     call.connection.complete(call, text)
 

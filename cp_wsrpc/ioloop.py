@@ -285,7 +285,7 @@ class IOLoop:
             begun = self.now()
             try:
                 run(*args)
-            except Exception:
+            except Exception:  # a fault of ours: the rest is to run
                 log.exception('%r failed', run)
             self.note_time(begun)
         if pushes.spreading:
@@ -304,7 +304,7 @@ class IOLoop:
         """Call a method of a socket; a fault in it ends it alone."""
         try:
             getattr(websocket, name)(*args)
-        except Exception:
+        except Exception:  # a fault of ours, or of what it called
             self.fail(websocket)
 
     def fail(self, websocket: WebSocket) -> None:
@@ -314,7 +314,7 @@ class IOLoop:
         self.stretch.end()
         try:
             websocket.abort(1011, 'internal error')
-        except Exception:
+        except Exception:  # it is broken enough as it is
             log.exception('%r could not be closed', websocket)
 
     def adopt(self, websocket: WebSocket) -> None:
@@ -424,7 +424,7 @@ class IOLoop:
         begun = self.now()
         try:
             websocket.on_readable()
-        except Exception:
+        except Exception:  # a fault of ours ends one socket
             self.fail(websocket)
         self.note_time(begun)
 
@@ -500,7 +500,7 @@ class IOLoop:
         websocket.timer_tick = None
         try:
             due = websocket.on_timer(now)
-        except Exception:
+        except Exception:  # a fault of ours ends one socket
             self.fail(websocket)
             return
         if due is not None:
@@ -518,7 +518,7 @@ def _run_until_stopped(loop: asyncio.AbstractEventLoop) -> None:
         try:
             loop.run_forever()
             return
-        except BaseException:
+        except BaseException:  # SystemExit of a task, say
             log.exception('a task tried to end the I/O loop')
 
 

@@ -148,7 +148,7 @@ class Peer(WebSocket):
         reply = self.conversation.open_call(name, timeout)
         try:
             frame = self._frame_of_call(reply.id, name, args, kwargs)
-        except BaseException:
+        except BaseException:  # it was not sent: no JSON, too big
             self.conversation.abandon(reply)
             raise
         if callback is not None:
@@ -233,7 +233,7 @@ class Peer(WebSocket):
         """Call a function of the application's; log what it raises."""
         try:
             function(*args)
-        except BaseException as error:
+        except BaseException as error:  # the application's: SystemExit, too
             report(self, what, error)
             error.__traceback__ = None      # as ``fail`` does
 
@@ -283,7 +283,7 @@ class Peer(WebSocket):
                 text = answer(call, method.function(
                     *call.args, **call.kwargs) if call.kwargs
                     else method.function(*call.args))
-            except BaseException as error:
+            except BaseException as error:      # as run_on_loop
                 text = fail(call, error)
             mine.call = None
             if text is None:        # it waits for a reply of the client
@@ -440,7 +440,7 @@ class Peer(WebSocket):
                 check_session(call)
             call.args, call.kwargs = call.method.bind(call.params)
             ask_authorizers(call)
-        except BaseException as error:
+        except BaseException as error:  # also what an authorizer raises
             self.end_turn(call)
             self.complete(call, fail(call, error, ran=False))
             return False

@@ -472,7 +472,7 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
     def _publish_off_loop(self, broker: Broker, *args: Any) -> None:
         try:
             broker.publish(*args)
-        except Exception as error:
+        except Exception as error:  # nobody waits for it but the log
             limited(log, 'publish', logging.ERROR,
                     'what an async or nonblocking method published on %s '
                     'is lost: %s', escape(args[0]), escape(error))
@@ -511,7 +511,7 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
         def tell() -> None:
             try:
                 hub.broker.tell(what, text)
-            except BaseException:
+            except BaseException:  # whatever it was: nobody has been told
                 if failed is not None:
                     failed()
                 raise
@@ -524,7 +524,7 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
     def _tell_off_loop(self, what: str, tell: Callable[[], None]) -> None:
         try:
             tell()
-        except Exception as error:
+        except Exception as error:  # nobody waits for it but the log
             limited(log, 'publish', logging.ERROR, 'a %s of an async or '
                     'nonblocking method is lost: %s', what, escape(error))
 

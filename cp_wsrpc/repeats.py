@@ -55,7 +55,7 @@ def waits_for_key(peer: Peer, call: Call) -> bool:
         begins: list[bool] = []
         _claim(peer, key, call, begins.append)
         return not begins[0]
-    except BaseException as error:
+    except BaseException as error:  # one reply, whatever the backend did
         peer.complete(call, fail(call, error, ran=False))
         return True
 
@@ -113,7 +113,7 @@ def _claim_on_worker(call: Call) -> None:
         key = key_of(call)
         assert key is not None
         _claim(peer, key, call, _begin_on_loop(peer, call))
-    except BaseException as error:
+    except BaseException as error:  # one reply, whatever the backend did
         peer.complete(call, fail(call, error, ran=False))
 
 

@@ -63,7 +63,7 @@ def serve(peer: Peer, call: Call) -> None:
             return
         if peer.handshake.bound:
             check_session(call)
-    except BaseException as error:
+    except BaseException as error:  # one reply, whatever the store did
         peer.complete(call, fail(call, error))
     else:
         _serve(call)
@@ -72,7 +72,7 @@ def serve(peer: Peer, call: Call) -> None:
 def _check_on_worker(call: Call) -> None:
     try:
         check_session(call)
-    except BaseException as error:
+    except BaseException as error:  # one reply, whatever the store did
         call.connection.complete(call, fail(call, error))
     else:
         call.connection.io.post(_serve, call)
@@ -85,7 +85,7 @@ def _serve(call: Call) -> None:
         if service is None:
             raise MethodNotFound()
         service(peer, call)
-    except BaseException as error:
+    except BaseException as error:  # one reply, whatever it was
         peer.complete(call, fail(call, error))
 
 
@@ -119,7 +119,7 @@ def _join(peer: Peer, call: Call, topic: str, since: Position | None,
     def read_on_pool(_: Any) -> None:
         try:
             found = read()
-        except BaseException as error:
+        except BaseException as error:  # one reply, whatever the backend did
             peer.io.post(turn_away, error)
         else:
             peer.io.post(enter, found)
@@ -132,7 +132,7 @@ def _join(peer: Peer, call: Call, topic: str, since: Position | None,
                 return
             text = call.dialect.encode_result(
                 call.id, _joined(arrival.id, since, found))
-        except BaseException as error:
+        except BaseException as error:  # one reply, whatever the data is
             turn_away(error)
             return
         peer.complete(call, text)
@@ -152,7 +152,7 @@ def _join(peer: Peer, call: Call, topic: str, since: Position | None,
             peer.submit(read_on_pool, call)
         else:
             enter(read())
-    except BaseException as error:
+    except BaseException as error:  # one reply, whatever the backend did
         turn_away(error)
 
 
@@ -197,7 +197,7 @@ def _publish(peer: Peer, call: Call) -> None:
                                                params.key)
             text = call.dialect.encode_result(
                 call.id, position._asdict() if position else None)
-        except BaseException as error:
+        except BaseException as error:  # one reply, whatever the backend did
             text = fail(call, error)
         peer.complete(call, text)
 
@@ -280,7 +280,7 @@ def _ask(peer: Peer, call: Call, rule: Any, args: list[str],
             if peer.is_closed:      # it has left its topics for good
                 raise ConnectionLostError()
             granted()
-        except BaseException as error:
+        except BaseException as error:  # the application's rule may raise
             peer.complete(call, fail(call, error))
 
     if kind_of(rule) == 'nonblocking':
@@ -290,7 +290,7 @@ def _ask(peer: Peer, call: Call, rule: Any, args: list[str],
     def on_pool(_: Any) -> None:
         try:
             allowed = ask(call, rule, peer, *args)
-        except BaseException as error:
+        except BaseException as error:  # the application's rule may raise
             peer.complete(call, fail(call, error))
         else:
             peer.io.post(on_loop, allowed)

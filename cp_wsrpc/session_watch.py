@@ -121,7 +121,7 @@ class SessionWatch:
     def _is_gone(self, watched: _Watched) -> bool:
         try:
             return watched.sighting.is_gone()
-        except Exception:
+        except Exception:  # the store's own errors: it may be back
             limited(log, 'store', logging.ERROR, '%r could not be looked at',
                     watched.sighting.key, exc_info=True)
             return False

@@ -171,7 +171,7 @@ class Connection:
             return answer
         try:
             return answer(*args, **kwargs)
-        except Exception as error:
+        except Exception as error:  # what a client's function raises
             raise _as_remote(error) from error
 
     # -- the server --------------------------------------------------------

@@ -239,7 +239,7 @@ class WsrpcTool(WebSocketTool):     # type: ignore[misc]
             return
         try:
             _hand_over(exchange, carrier)
-        except Exception:
+        except Exception:  # the request is over: only the log
             limited(log, 'hand over', logging.ERROR,
                     '%s: the socket of a finished handshake could not be'
                     ' handed over', exchange.endpoint.url_path,
@@ -258,7 +258,7 @@ def _hand_over(exchange: Exchange, carrier: host_socket.Carrier) -> None:
                 'handle-websocket', websocket,
                 (handshake.remote.ip, handshake.remote.port)):
             raise RuntimeError('the plugin has stopped')
-    except BaseException:
+    except BaseException:  # nobody else knows of the socket
         host_socket.abort(sock)
         raise
 

@@ -249,7 +249,7 @@ class WebSocket(Outlet, Ws4pyWebSocket):    # type: ignore[misc]
         """Run a hook of the application's, whatever it does."""
         try:
             getattr(self, name)(*args)
-        except BaseException:
+        except BaseException:  # the application's: SystemExit, too
             limited(log, f'hook.{name}', logging.ERROR,
                     '%s: %s() of %s raised', self.id, name,
                     type(self).__name__, exc_info=True)

@@ -325,7 +325,7 @@ class WorkerPool:
     def _hook(self, hook: Callable[[], None]) -> None:
         try:
             hook()
-        except Exception:
+        except Exception:  # the application's: the worker goes on
             log.exception('a thread hook of the pool failed')
 
 
@@ -446,7 +446,7 @@ class Strand:
         run, args = self._tasks.popleft()
         try:
             run(*args)
-        except BaseException:
+        except BaseException:  # a fault of ours: the next one is to run
             log.exception('a hook failed')
         pool = self._pool
         with pool._lock:

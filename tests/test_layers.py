@@ -6,6 +6,7 @@ no dependency, a reader of the module does without it.
 from __future__ import annotations
 
 import ast
+import itertools
 import pathlib
 import re
 from collections.abc import Iterator
@@ -123,3 +124,11 @@ def test_no_module_hides_a_name_of_the_package(name):
     # of that name would stand in their place once it has been imported.
     assert name not in MODULES
     assert not (PACKAGE / name).exists()
+
+
+@pytest.mark.parametrize('module', MODULES)
+def test_a_broad_except_says_why(module):
+    lines = (PACKAGE / f'{module}.py').read_text('utf-8').splitlines()
+    for line, following in itertools.pairwise(lines):
+        if re.match(r'\s*except( (Base)?Exception\b.*)?:', line):
+            assert '#' in line or following.lstrip().startswith('#'), line

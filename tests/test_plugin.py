@@ -352,7 +352,7 @@ def test_no_method_is_taken_for_a_listener_because_of_its_name():
                 for listener in listeners
                 if getattr(listener, '__self__', None) is plugin()}
     assert listened == {'start', 'stop', 'graceful', 'wsrpc-publish',
-                        'wsrpc-broadcast'}
+                        'wsrpc-broadcast', 'wsrpc-close-user'}
 
 
 def test_sockets_hear_of_a_stop_before_the_http_server():
