@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from .client import Client
     from .messages import Call
     from .peer import Peer
+    from .presence import Presence
     # Not in __all__: it is there with cp_wsrpc[redis] only.
     from .redis_broker import Publisher as Publisher
 
@@ -68,7 +69,7 @@ __all__ = ['BrokerUnavailable', 'Busy', 'CallTimeout', 'Client', 'CloseCode',
            'NoConnection', 'Overloaded', 'RPCError', 'RemoteError', 'Route',
            'STATIC_DIR', 'TopicRefused', 'WebSocket', 'WsrpcError',
            'broadcast', 'close_user', 'connections', 'expose', 'nonblocking',
-           'position', 'publish']
+           'position', 'publish', 'who']
 
 cherrypy.tools.wsrpc = WsrpcTool()
 cherrypy.engine.wsrpc = WsrpcPlugin(cherrypy.engine)
@@ -160,6 +161,27 @@ def close_user(user: Any, code: int = CloseCode.FORBIDDEN,
     """
     count: int = cherrypy.engine.wsrpc.close_user(user, code, reason)
     return count
+
+
+def who(topic: str) -> Presence:
+    """Who is on a topic that has ``presence``, in all processes.
+
+    ::
+
+        Presence(users=[Present('ada', 2, ['kX3p#7', 'Zq1_#12'])],
+                 anonymous=1, epoch='9sLq_0Zc', offset=17)
+
+    Each user once, however many tabs he has.  Joins and leaves after that
+    position come on the topic's ``rpc.presence.<topic>``.  A method may
+    return it as it is.
+
+    From any thread but, with Redis, that of ``async`` and nonblocking
+    methods, where it raises WrongThread.  Raises ValueError for a topic
+    without presence, BrokerUnavailable within 2 s when Redis cannot be
+    reached, or the engine does not run.
+    """
+    found: Presence = cherrypy.engine.wsrpc.who(topic)
+    return found
 
 
 def __getattr__(name: str) -> Any:

@@ -11,13 +11,15 @@ that of several.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from .errors import Overloaded
-from .history import MAX_RECOVERED_EVENTS, History, Position, Recovery
+from .history import (MAX_RECOVERED_EVENTS, PRESENCE, History, Position,
+                      Recovery, has_presence)
 from .messages import Event
 from .options import TopicRules
+from .presence import Change, Presence, event_of, presence_of
 
 __all__ = ['Backend', 'Feed', 'MAX_EVENT_BYTES', 'MemoryBackend', 'resync']
 
@@ -80,6 +82,32 @@ class Backend(Protocol):
     def tell(self, what: str, text: bytes) -> None:
         """Have every process ``hear(what, text)``, this one too."""
 
+    # -- who is on which topic (``presence``) ------------------------------
+
+    #: whether any topic has presence
+    has_presence: bool
+    #: this process, as it begins the ids of its connections
+    node: str
+    #: ``attend`` is to be called at least this often; None: never
+    heartbeat_s: float | None
+
+    def presence_grace_s(self, topic: str) -> float | None:
+        """Seconds until one has left it; None: it has no presence."""
+
+    def attend(self, changes: Sequence[Change]) -> bool:
+        """Enter what has changed in this process; publish who came, left.
+
+        To tell the same again does nothing.  False: nothing was known of
+        this process, it is to tell all.  Raises BrokerUnavailable,
+        Overloaded.
+        """
+
+    def depart(self) -> None:
+        """All of this process have left.  Raises BrokerUnavailable."""
+
+    def who(self, topic: str) -> Presence:
+        """Those of all processes.  Raises BrokerUnavailable."""
+
 
 class MemoryBackend:
     """One process: what is published is delivered, in order.
@@ -90,10 +118,18 @@ class MemoryBackend:
     """
 
     is_shared = False
+    node = ''
+    heartbeat_s: float | None = None
 
     def __init__(self, topics: TopicRules | None = None) -> None:
         self._lock = threading.Lock()
-        self._history = History(topics or TopicRules())
+        rules = topics or TopicRules()
+        self._history = History(rules)
+        self.has_presence = has_presence(rules)
+        # Guards _present, and that it says what the events say; is taken
+        # before _lock.
+        self._present_lock = threading.Lock()
+        self._present: dict[str, dict[bytes, Change]] = {}
         self._feed: Feed | None = None
         #: events of volatile topics that the loop was too late for
         self.dropped = 0
@@ -141,6 +177,39 @@ class MemoryBackend:
     def tell(self, what: str, text: bytes) -> None:
         if self._feed is not None:
             self._feed.hear(what, text)
+
+    def presence_grace_s(self, topic: str) -> float | None:
+        retention = self._history.retention(topic)
+        return (retention.presence_grace_s if retention is not None
+                and retention.presence else None)
+
+    def attend(self, changes: Sequence[Change]) -> bool:
+        with self._present_lock:
+            for change in changes:
+                topic, user, number, _ = change
+                present = self._present.get(topic, {})
+                is_there = number > 0
+                if user and is_there != (user in present):
+                    # First, as it may raise Overloaded.
+                    self.publish(PRESENCE + topic, event_of(user, is_there))
+                if is_there:
+                    present[user] = change
+                    self._present[topic] = present
+                elif present.pop(user, None) and not present:
+                    del self._present[topic]
+        return True
+
+    def depart(self) -> None:
+        with self._present_lock:
+            self._present.clear()
+
+    def who(self, topic: str) -> Presence:
+        with self._present_lock:
+            present = list(self._present.get(topic, {}).values())
+            found = self.recover(PRESENCE + topic, None)
+        assert found is not None
+        return presence_of((change[1:] for change in present),
+                           found.position)
 
 
 def resync(recover: Callable[[str, Position | None, int, int],

@@ -22,6 +22,7 @@ from .errors import Busy, MessageTooBig, Overloaded, TooManySubscriptions
 from .fanout import FrameFor, Targets, once_each
 from .history import MAX_RECOVERED_EVENTS, Position, Recovery
 from .messages import NO_ID, Event
+from .presence import Keeper, Presence
 from .topics import Arrival, Topic, is_seen
 from .users import Target
 
@@ -66,13 +67,23 @@ class Broker:
         # npm rpc-websockets' events: {name: peers that used rpc.on}
         self._listeners: dict[str, dict[Peer, None]] = {}
         self._ids = itertools.count(1)
+        self._keeper = Keeper(backend) if backend.has_presence else None
 
     def start(self) -> None:
         """Have the backend feed us; when the loop takes events."""
         self._backend.start(self)
+        if self._keeper is not None:
+            self._keeper.start()
+
+    def depart(self) -> None:
+        """All connections are told to go: nobody is on any topic."""
+        if self._keeper is not None:
+            self._keeper.depart()
 
     def stop(self) -> None:
         """Let go of the backend."""
+        if self._keeper is not None:
+            self._keeper.stop()
         self._backend.stop()
 
     # -- any thread --------------------------------------------------------
@@ -126,6 +137,21 @@ class Broker:
         Raises BrokerUnavailable.
         """
         self._backend.tell(what, text)
+
+    def has_presence(self, topic: str) -> bool:
+        """Whether ``who`` may be asked of it."""
+        return self._backend.presence_grace_s(topic) is not None
+
+    def who(self, topic: str) -> Presence:
+        """Who is on a topic, in all processes.
+
+        Raises ValueError for a topic without presence, BrokerUnavailable.
+        """
+        if self._keeper is None or not self.has_presence(topic):
+            raise ValueError(
+                f"the topic {topic!r} has no presence: set "
+                f"engine.wsrpc.topics = {{{topic!r}: {{'presence': True}}}}")
+        return self._keeper.who(topic)
 
     # -- for the backend: any thread ---------------------------------------
 
@@ -219,7 +245,10 @@ class Broker:
             self._topics[topic] = found
             self._by_id[found.id] = topic
         found.subscribers[peer] = found.subscribers.get(peer, 0) + 1
-        peer.topics.add(topic)
+        if topic not in peer.topics:
+            peer.topics.add(topic)
+            if self._keeper is not None:
+                self._note_entered(peer, topic)
         return found.id
 
     def arrive(self, peer: Peer, topic: str, limit: int) -> Arrival:
@@ -280,8 +309,8 @@ class Broker:
             return False
         topic.subscribers[peer] -= 1
         if not topic.subscribers[peer]:
-            self._drop(peer, name, topic)
             peer.topics.discard(name)
+            self._drop(peer, name, topic)
         return True
 
     def listen(self, peer: Peer, name: str, limit: int) -> None:
@@ -290,6 +319,8 @@ class Broker:
             self._admit(peer, limit)
             self._listeners.setdefault(name, {})[peer] = None
             peer.heard.add(name)
+            if self._keeper is not None:
+                self._note_entered(peer, name)
 
     def unlisten(self, peer: Peer, name: str) -> bool:
         """``rpc.off``; False if it did not listen."""
@@ -300,13 +331,15 @@ class Broker:
         if not listeners:
             del self._listeners[name]
         peer.heard.discard(name)
+        if self._keeper is not None:
+            self._maybe_note_left(peer, name)
         return True
 
     def leave(self, peer: Peer) -> None:
         """The peer is gone: out of all topics."""
-        for name in peer.topics:
+        while peer.topics:
+            name = peer.topics.pop()
             self._drop(peer, name, self._topics[name])
-        peer.topics.clear()
         for name in tuple(peer.heard):
             self.unlisten(peer, name)
 
@@ -317,6 +350,21 @@ class Broker:
             # names (patterns with *) must not fill our memory with them.
             del self._topics[name]
             del self._by_id[topic.id]
+        if self._keeper is not None:
+            self._maybe_note_left(peer, name)
+
+    def _note_entered(self, peer: Peer, name: str) -> None:
+        assert self._keeper is not None
+        if self.has_presence(name):
+            self._keeper.enter(name, peer.user_key, peer.id)
+
+    def _maybe_note_left(self, peer: Peer, name: str) -> None:
+        """Unless it hears the topic in the other way, too."""
+        assert self._keeper is not None
+        grace_s = self._backend.presence_grace_s(name)
+        if grace_s is not None and name not in peer.topics \
+                and name not in peer.heard:
+            self._keeper.leave(name, peer.user_key, peer.id, grace_s)
 
     @staticmethod
     def _admit(peer: Peer, limit: int) -> None:

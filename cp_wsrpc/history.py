@@ -39,8 +39,9 @@ from typing import Any, NamedTuple, cast
 from .errors import ConfigError
 from .options import TopicRules
 
-__all__ = ['History', 'MAX_RECOVERED_EVENTS', 'Position', 'Recovery',
-           'Retention', 'Stream', 'find_retention', 'new_epoch', 'read_rules']
+__all__ = ['History', 'MAX_RECOVERED_EVENTS', 'PRESENCE', 'Position',
+           'Recovery', 'Retention', 'Stream', 'find_retention',
+           'has_presence', 'new_epoch', 'read_rules']
 
 #: A longer gap is answered ``recovered: false``: to load the state anew is
 #: less work for both sides then.
@@ -82,6 +83,15 @@ class Retention(NamedTuple):
     history_ttl_s: float = 300.0        # seconds
     history_bytes: int = 8 << 20        # of JSON text
     mode: str = 'stream'
+    presence: bool = False              # whether who() may be asked
+    presence_grace_s: float = 2.0       # seconds until one has left
+
+
+#: What begins the name of the topic on which those of another come and go:
+#: joins and leaves on ``rpc.presence.room`` are those of ``room``.
+PRESENCE = 'rpc.presence.'
+#: How much of these is kept.
+OF_PRESENCE = Retention(1000, 300.0, 1 << 20)
 
 
 def read_rules(topics: Any) -> TopicRules:
@@ -105,12 +115,30 @@ def read_rules(topics: Any) -> TopicRules:
                               'topic, nor a pattern of topics')
         rules[pattern] = (False if given is None or given is False
                           else _read_retention(pattern, given))
-    return TopicRules(rules)
+    return TopicRules({**_rules_of_presence(rules), **rules})
+
+
+def _rules_of_presence(rules: Mapping[str, Any]) -> dict[str, Any]:
+    """The same for the topics on which they come and go.
+
+    They are the first of the patterns, and none if nobody wants any: so no
+    other topic's rule is found later for it.
+    """
+    if not any(rule and rule.presence for rule in rules.values()):
+        return {}
+    return {**{PRESENCE + pattern: OF_PRESENCE if rule and rule.presence
+               else False for pattern, rule in rules.items()},
+            PRESENCE + '*': False}
 
 
 def find_retention(rules: TopicRules, topic: str) -> Retention | None:
     """The rule for a topic; None: it has no history, and no rule."""
     return cast('Retention | None', rules.find(topic))
+
+
+def has_presence(rules: TopicRules) -> bool:
+    """Whether any topic of these has presence."""
+    return any(rule is OF_PRESENCE for rule in rules.values())
 
 
 def _read_retention(pattern: str, given: Any) -> Retention:
@@ -128,9 +156,14 @@ def _read_retention(pattern: str, given: Any) -> Retention:
             if value not in MODES:
                 raise ConfigError(f'{where}: mode is one of '
                                   f'{", ".join(MODES)}, not {value!r}')
+        elif name == 'presence':
+            if not isinstance(value, bool):
+                raise ConfigError(f'{where}: presence must be True or '
+                                  f'False, not {value!r}')
         elif isinstance(value, bool) or not isinstance(
                 value, (int, float) if name.endswith('_s') else int) \
-                or not 0 < value < math.inf:
+                or not (0 < value < math.inf
+                        or (name == 'presence_grace_s' and value == 0)):
             kind = 'number' if name.endswith('_s') else 'whole number'
             raise ConfigError(f'{where}: {name} must be a {kind} above 0, '
                               f'not {value!r}')
@@ -186,7 +219,7 @@ class Stream:
 
     def trim(self, now: float) -> None:
         """Let go of what is past a limit."""
-        size, ttl_s, max_bytes, _ = self.retention
+        size, ttl_s, max_bytes, _, _, _ = self.retention
         kept = self._kept
         while kept:
             offset, came, text = next(iter(kept.values()))

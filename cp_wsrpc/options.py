@@ -65,9 +65,15 @@ class TopicRules:
                     break
         return None if rule is False else rule
 
+    def values(self) -> Iterator[Any]:
+        """Yield all of the rules."""
+        yield from self._exact.values()
+        for _, rule in self._patterns:
+            yield rule
+
     def callables(self) -> Iterator[Callable[[Any, str], Any]]:
         """Yield the callables among the rules."""
-        for rule in (*self._exact.values(), *(r for _, r in self._patterns)):
+        for rule in self.values():
             if callable(rule):
                 yield rule
 

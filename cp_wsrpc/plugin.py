@@ -41,7 +41,8 @@ from .broker import Broker
 from .conversation import server_ids
 from .dialects import JSONRPC, Dialect, encode_json
 from .endpoint import Endpoint, find_endpoints, place_of_request
-from .errors import CloseCode, ConfigError, MessageTooBig, WrongThread
+from .errors import (BrokerUnavailable, CloseCode, ConfigError,
+                     MessageTooBig, WrongThread)
 from .fanout import once_each
 from .framing import Framer
 from .history import Position, read_rules
@@ -55,6 +56,7 @@ from .ioloop import IOLoop
 from .logs import escape, limited
 from .messages import NO_ID
 from .peer import Peer
+from .presence import Presence
 from .recording import recorder
 from .shutdown import shut_down
 from .statistics import Statistics, read_namespace
@@ -557,6 +559,19 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
         target = None if user is None else Target(user)
         self.manager.fan_out(
             lambda: [(self._peers(endpoint, target), frame_for)], size)
+
+    def who(self, topic: str) -> Presence:
+        """Who is on a topic; see ``cp_wsrpc.who``."""
+        recording = recorder.get()
+        if recording is not None:
+            return recording.who(topic)
+        hub = self.hub
+        if hub is None:
+            raise BrokerUnavailable('the engine does not run')
+        if hub.broker.is_shared and hub.io.in_loop():
+            raise WrongThread('who() waits for the broker: ask in a method '
+                              'that is neither async nor nonblocking')
+        return hub.broker.who(topic)
 
     def broadcast_raw(self, message: Any, binary: bool = False) -> None:
         """Send a raw message to the sockets of plain handlers.

@@ -8,7 +8,10 @@ threads, and an application that serves beside them, are not mixed.
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from .presence import Presence
 
 __all__ = ['Recorder', 'recorder']
 
@@ -23,6 +26,8 @@ class Recorder(Protocol):
                   user: Any = None) -> None: ...
 
     def close_user(self, user: Any, code: int, reason: str) -> int: ...
+
+    def who(self, topic: str) -> Presence: ...
 
     def connections(self, endpoint: str | None = None,
                     user: Any = None) -> list[Any]: ...

@@ -37,6 +37,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -47,10 +48,12 @@ from .broker import encode_event
 from .errors import BrokerUnavailable, CloseCode, Overloaded
 from .framing import check_close_code, close_frame
 from .history import (MAX_RECOVERED_EVENTS, Position, Recovery, Retention,
-                      find_retention, read_rules)
+                      find_retention, has_presence, new_epoch, read_rules)
 from .logs import escape, limited
 from .messages import Event
 from .options import TopicRules
+from .presence import Change, Presence
+from .redis_presence import HEARTBEAT_S, PresenceStore
 from .redis_store import Entry, FeedPlace, RedisStore, connect, read_entry
 from .users import Target
 
@@ -80,6 +83,7 @@ class RedisBackend:
     """
 
     is_shared = True
+    heartbeat_s: float | None = HEARTBEAT_S
 
     def __init__(self, url: str, topics: TopicRules,
                  given: Any = None) -> None:
@@ -92,6 +96,9 @@ class RedisBackend:
         # Written by any thread, with one meaning each: no lock.
         self._away_since: float | None = None
         self._store = RedisStore(url, on_failure=self.note_failure)
+        self.node = new_epoch()
+        self._presence = PresenceStore(self._store, self.node)
+        self.has_presence = has_presence(topics)
         self._reader: _Reader | None = None
 
     @property
@@ -129,6 +136,23 @@ class RedisBackend:
     def tell(self, what: str, text: bytes) -> None:
         self._refuse_if_away()
         self._store.tell(what, text)
+
+    def presence_grace_s(self, topic: str) -> float | None:
+        retention = find_retention(self._rules, topic)
+        return (retention.presence_grace_s if retention is not None
+                and retention.presence else None)
+
+    def attend(self, changes: Sequence[Change]) -> bool:
+        self._refuse_if_away()
+        return self._presence.attend(changes)
+
+    def depart(self) -> None:
+        self._refuse_if_away()
+        self._presence.depart()
+
+    def who(self, topic: str) -> Presence:
+        self._refuse_if_away()
+        return self._presence.who(topic)
 
     # -- whether Redis is there: any thread ----------------------------------
 
@@ -400,6 +424,13 @@ class Publisher:
         close_frame(code, reason)       # to raise here what it does
         self._tell_of_user('close_user', user, code=code, reason=reason,
                            by='')
+
+    def who(self, topic: str) -> Presence:
+        """As :func:`cp_wsrpc.who`."""
+        retention = self._retention(topic)
+        if retention is None or not retention.presence:
+            raise ValueError(f'the topic {topic!r} has no presence')
+        return PresenceStore(self._store, '').who(topic)
 
     def _tell_of_user(self, what: str, user: Any, **said: Any) -> None:
         self._store.tell(what, encode_event(

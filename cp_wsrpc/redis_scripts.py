@@ -8,8 +8,8 @@ nothing is done.
 """
 from __future__ import annotations
 
-__all__ = ['ATTACH', 'CLAIM_KEY', 'LOOK_AT_KEY', 'PUBLISH', 'RECOVER',
-           'REPAIR', 'SETTLE_KEY']
+__all__ = ['APPEND', 'ATTACH', 'CLAIM_KEY', 'LOOK_AT_KEY', 'PUBLISH',
+           'RECOVER', 'REPAIR', 'SETTLE_KEY']
 
 _COMMON = '''
 local function now_of(given)
@@ -46,10 +46,12 @@ local function stream_of(feed, topic, history, keys, new, expire)
 end
 '''
 
-PUBLISH = _COMMON + '''
-local state, feed, topic, history, keys = unpack(KEYS)
+#: ``append(keys, args)``: number an event, keep it, put it into the feed.
+APPEND = _COMMON + '''
+local function append(its_keys, args)
+local state, feed, topic, history, keys = unpack(its_keys)
 local body, data, key, mode, size, ttl, max_bytes, now, new, expire,
-  expire_history, feed_size, feed_ttl, feed_bytes = unpack(ARGV)
+  expire_history, feed_size, feed_ttl, feed_bytes = unpack(args)
 now = now_of(now)
 
 -- Lets the oldest go, past a limit.  Of each entry: at, len, key, data.
@@ -126,6 +128,11 @@ put(feed, state, '*', '', '{"f":"' .. id .. '","n":' .. text_of(n)
 trim(feed, state, nil, tonumber(feed_size), tonumber(feed_ttl),
      tonumber(feed_bytes))
 return result
+end
+'''
+
+PUBLISH = APPEND + '''
+return append(KEYS, ARGV)
 '''
 
 RECOVER = _COMMON + '''

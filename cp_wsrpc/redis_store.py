@@ -178,12 +178,13 @@ class RedisStore:
 
     def _append(self, topic: str, body: bytes, text: bytes, key: str | None,
                 retention: Retention | None) -> Position | None:
-        size, ttl_s, max_bytes, mode = retention or (0, 0, 0, '')
-        answer = self._run(self._publish, topic, self._keys(topic), [
+        size, ttl_s, max_bytes, mode = retention[:4] if retention else (
+            0, 0, 0, '')
+        answer = self.run(self._publish, self.keys_of(topic), [
             body, text, '-' if key is None else f'={key}', mode, size, ttl_s,
-            max_bytes, self._now(), new_epoch(), int(FORGET_AFTER_S),
+            max_bytes, self.now(), new_epoch(), int(FORGET_AFTER_S),
             int(ttl_s) + 1 if self._clock is None else int(FORGET_AFTER_S),
-            FEED_SIZE, FEED_TTL_S, FEED_BYTES])
+            FEED_SIZE, FEED_TTL_S, FEED_BYTES], lambda: self.repair(topic))
         if not answer:
             return None
         return Position(answer[0].decode('utf-8', 'replace'), int(answer[1]))
@@ -192,16 +193,16 @@ class RedisStore:
                 retention: Retention, max_events: int, max_bytes: int,
                 ) -> Recovery:
         """As ``history.History.recover``; BrokerUnavailable."""
-        state, _, *keys = self._keys(topic)
+        state, _, *keys = self.keys_of(topic)
         epoch, offset = since or ('', 0)
-        answer = self._run(self._recover, topic, [state, *keys], [
+        answer = self.run(self._recover, [state, *keys], [
             '' if since is None else '1', epoch.encode('utf-8', 'replace'),
             offset, max_events, max_bytes, retention.mode,
-            retention.history_ttl_s, self._now(), new_epoch(),
-            int(FORGET_AFTER_S)])
+            retention.history_ttl_s, self.now(), new_epoch(),
+            int(FORGET_AFTER_S)], lambda: self.repair(topic))
         here = Position(answer[0].decode('utf-8', 'replace'), int(answer[1]))
         events = list(zip(answer[3::2], answer[4::2], strict=True))
-        if not all(map(self._is_json, (text for _, text in events))):
+        if not all(map(self.is_json, (text for _, text in events))):
             return Recovery(here, False)
         return Recovery(here, {b'': None, b'yes': True, b'no': False}[
             answer[2]], events)
@@ -213,17 +214,17 @@ class RedisStore:
         Another identity than ``known``'s: it does not go on from there.
         ``lost``: what is in the feed cannot come after ``known``.
         """
-        run_id = self._ask(lambda: self.client.info('server'))['run_id']
-        feed, n, id = self._run(
-            self._attach, '', [self._state_key, self.feed_key],
+        run_id = self.ask(lambda: self.client.info('server'))['run_id']
+        feed, n, id = self.run(
+            self._attach, [self._state_key, self.feed_key],
             [run_id, known.feed if known else '', known.n if known else 0,
-             new_epoch(), '1' if lost else ''])
+             new_epoch(), '1' if lost else ''], lambda: self.repair(''))
         return FeedPlace(feed.decode('utf-8', 'replace'), int(n),
                          id.decode())
 
     def look(self) -> tuple[str, int]:
         """(the feed's identity, its entries so far); ('', 0): no feed."""
-        feed, n = self._ask(lambda: self.client.hmget(
+        feed, n = self.ask(lambda: self.client.hmget(
             self._state_key, 'feed', 'n'))
         return ((feed or b'').decode('utf-8', 'replace'),
                 int(n) if n and n.isdigit() else 0)
@@ -231,28 +232,31 @@ class RedisStore:
     def leave_rules(self, topics: dict[str, Any]) -> None:
         """For publishers that are no servers: what is kept of a topic."""
         text = msgspec.json.encode(topics)
-        if self._ask(lambda: self.client.hget(
+        if self.ask(lambda: self.client.hget(
                 self._state_key, 'topics')) != text:
-            self._ask(lambda: self.client.hset(
+            self.ask(lambda: self.client.hset(
                 self._state_key, 'topics', text))
 
     def read_rules(self) -> Any:
         """What the servers have left, or {}."""
-        text = self._ask(lambda: self.client.hget(self._state_key, 'topics'))
+        text = self.ask(lambda: self.client.hget(self._state_key, 'topics'))
         try:
             return msgspec.json.decode(text) if text else {}
         except (msgspec.MsgspecError, ValueError, RecursionError):
             self.skipped += 1
             return {}
 
-    def _keys(self, topic: str) -> list[Any]:
+    def keys_of(self, topic: str) -> list[Any]:
+        """Of its stream, as the scripts take them."""
         return [self._state_key, self.feed_key, *(
             f'{self.prefix}{kind}:{topic}' for kind in 'thk')]
 
-    def _now(self) -> str:
+    def now(self) -> str:
+        """The time for a script; empty: Redis' own."""
         return '' if self._clock is None else f'{self._clock():.6f}'
 
-    def _is_json(self, text: Any) -> bool:
+    def is_json(self, text: Any) -> bool:
+        """Whether it may be read; else it is counted as skipped."""
         try:
             check_json(text)
         except ValueError:
@@ -262,9 +266,12 @@ class RedisStore:
             return False
         return True
 
-    def _run(self, script: Any, topic: str, keys: Sequence[Any],
-             args: Sequence[Any]) -> Any:
-        """Run a script; once more, if its keys had to be put right."""
+    def run(self, script: Any, keys: Sequence[Any], args: Sequence[Any],
+            repair: Callable[[], object]) -> Any:
+        """Run a script; once more, if its keys had to be put right.
+
+        BrokerUnavailable.
+        """
         def run() -> Any:
             return script(keys=keys, args=args)
 
@@ -280,10 +287,15 @@ class RedisStore:
                     'away: %s', self.prefix, escape(error))
         except redis.RedisError as error:
             raise self._unavailable(error) from error
-        self._ask(lambda: self._repair(keys=self._keys(topic), args=[]))
-        return self._ask(run)
+        repair()
+        return self.ask(run)
 
-    def _ask(self, run: Callable[[], Any]) -> Any:
+    def repair(self, topic: str) -> None:
+        """Put away what is not ours on the keys of a topic."""
+        self.ask(lambda: self._repair(keys=self.keys_of(topic), args=[]))
+
+    def ask(self, run: Callable[[], Any]) -> Any:
+        """``run()``; BrokerUnavailable for what Redis says against it."""
         try:
             return run()
         except redis.RedisError as error:

@@ -10,6 +10,7 @@ or shadow one.
 ``rpc.unsubscribe``   ``[id]``             true; false: unknown id
 ``rpc.publish``       ``{topic, data,      ``{epoch, offset}`` or null
                       key}``
+``rpc.who``           ``[topic]``          a ``presence.Presence``
 ``rpc.ping``          anything             the same
 ``rpc.on``            ``[name, ...]``      ``{name: 'ok'}``
 ``rpc.off``           ``[name, ...]``      ``{name: 'ok'}``
@@ -29,10 +30,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from .errors import (BrokerUnavailable, Busy, ConnectionLostError,
-                     InvalidParams, InvalidRequest, MethodNotFound, RPCError,
-                     TopicRefused)
+                     InvalidParams, InvalidRequest, MethodNotFound,
+                     ResponseTooBig, RPCError, TopicRefused)
 from .exposure import kind_of
-from .history import Position, Recovery
+from .history import PRESENCE, Position, Recovery
 from .invocation import ask, check_session, fail
 from .logs import escape
 from .repeats import claim_in_turn
@@ -96,8 +97,7 @@ def _ping(peer: Peer, call: Call) -> None:
 
 def _subscribe(peer: Peer, call: Call) -> None:
     topic, since, wants_position = _read_subscription(call)
-    rules = peer.endpoint.options.subscribe
-    _ask(peer, call, rules.find(topic), [topic],
+    _ask(peer, call, *_reading_rule(peer, topic),
          (lambda: _join(peer, call, topic, since)) if wants_position else
          (lambda: _return(peer, call, peer.subscribe(topic))))
 
@@ -169,6 +169,44 @@ def _joined(id: str, since: Position | None, found: Recovery | None,
                              for offset, text in found.events]}
 
 
+def _who(peer: Peer, call: Call) -> None:
+    params = _decode(call, list[str], '[topic]')
+    if len(params) != 1:
+        raise InvalidParams('rpc.who takes [topic]')
+    topic = _checked_topic(params[0])
+    broker = peer.hub.broker
+
+    def read(_: Any) -> None:
+        try:
+            text = call.dialect.encode_result(call.id, broker.who(topic))
+            if len(text) > peer.endpoint.options.out_max_bytes:
+                raise ResponseTooBig(f'{len(text)} bytes of presence')
+        except BrokerUnavailable as error:
+            log.warning('%s cannot ask who is on %s: %s', peer.id,
+                        escape(topic), escape(error))
+            text = fail(call, Busy('the broker cannot be reached'))
+        except BaseException as error:  # he waits for an answer
+            text = fail(call, error)
+        peer.complete(call, text)
+
+    # Who may come there may see who is there.
+    _ask(peer, call, *_reading_rule(peer, PRESENCE + topic),
+         lambda: peer.submit(read, call))
+
+
+def _reading_rule(peer: Peer, topic: str) -> tuple[Any, list[str]]:
+    """(who may subscribe, what that is asked).
+
+    For joins and leaves the same as for the topic of which they are.
+    """
+    if topic.startswith('rpc.'):
+        of = topic.removeprefix(PRESENCE)
+        if of == topic or not peer.hub.broker.has_presence(of):
+            raise TopicRefused()
+        topic = of
+    return peer.endpoint.options.subscribe.find(topic), [topic]
+
+
 def _unsubscribe(peer: Peer, call: Call) -> None:
     params = _decode(call, list[str], '[id]')
     if len(params) != 1:
@@ -182,7 +220,7 @@ def _publish(peer: Peer, call: Call) -> None:
         raise InvalidRequest(
             f'a key has at most {MAX_TOPIC_CHARS} characters')
     rule = peer.endpoint.options.publish.find(params.topic)
-    if rule is None:
+    if rule is None or params.topic.startswith('rpc.'):
         raise TopicRefused()
 
     def publish(_: Any) -> None:
@@ -206,7 +244,6 @@ def _publish(peer: Peer, call: Call) -> None:
 
 def _on(peer: Peer, call: Call) -> None:
     names = _read_names(call)
-    rules = peer.endpoint.options.subscribe
     remaining = list(names)
     # An rpc.off may come while the rules are asked, and takes its names out.
     call.args = wanted = dict.fromkeys(names)
@@ -221,7 +258,7 @@ def _on(peer: Peer, call: Call) -> None:
             join()
             return
         name = remaining.pop()
-        _ask(peer, call, rules.find(name), [name], ask_next)
+        _ask(peer, call, *_reading_rule(peer, name), ask_next)
 
     ask_next()
 
@@ -247,7 +284,7 @@ def _drop_pending(peer: Peer, name: str) -> bool:
 _SERVICES: dict[str, Callable[[Peer, Call], None]] = {
     'rpc.ping': _ping, 'rpc.subscribe': _subscribe,
     'rpc.unsubscribe': _unsubscribe, 'rpc.publish': _publish,
-    'rpc.on': _on, 'rpc.off': _off}
+    'rpc.who': _who, 'rpc.on': _on, 'rpc.off': _off}
 
 
 #: Of these, a later one must not come before an earlier one.
@@ -317,10 +354,14 @@ def _read_subscription(call: Call) -> tuple[str, Position | None, bool]:
         if len(topics) != 1:
             raise InvalidParams('rpc.subscribe takes [topic]')
         topic = topics[0]
-    if len(topic) > MAX_TOPIC_CHARS:
+    return _checked_topic(topic), since, wants_position
+
+
+def _checked_topic(topic: str) -> str:
+    if len(topic.removeprefix(PRESENCE)) > MAX_TOPIC_CHARS:
         raise InvalidRequest(
             f'a topic has at most {MAX_TOPIC_CHARS} characters')
-    return topic, since, wants_position
+    return topic
 
 
 class _Since(msgspec.Struct):

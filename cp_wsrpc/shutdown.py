@@ -89,6 +89,8 @@ def _is_busy(peer: Peer, stopper: Call | None) -> bool:
 
 def _close_all(hub: Hub, code: int, reason: str) -> None:
     hub.io.closing = True
+    # However long some take to close.
+    hub.broker.depart()
     for websocket in tuple(hub.io.websockets):
         websocket.close(code, reason)
 

@@ -40,8 +40,10 @@ from .dialects import JSONRPC, encode_json
 from .errors import ConnectionLostError, RemoteError, RPCError, WsrpcError
 from .exposure import Route, make_route
 from .frames import check_close_code
+from .history import Position
 from .host_session import LazySession, ensure_proxy
 from .messages import Call
+from .presence import Presence, presence_of
 from .recording import recorder
 from .users import Target, key_of
 
@@ -63,6 +65,9 @@ class Connection:
         notified      [('moved', (), {'x': 1})]     by connection.notify
         closed_users  [('eve', 4403, '')]           by cp_wsrpc.close_user
 
+    ``present = {'room': ['ada', None]}`` says whom ``cp_wsrpc.who('room')``
+    finds: Ada, and one who is anonymous.
+
     ``broadcasted`` has ``endpoint`` and ``user`` in its dict, if they were
     given; ``published`` has a dict where a ``key`` or a ``user`` was,
     ``('price', 9, {'key': 'car-7'})``.
@@ -78,6 +83,8 @@ class Connection:
         self.handshake = handshake
         self.published: list[tuple[Any, ...]] = []
         self.broadcasted: _Said = []
+        #: {'room': ['ada', None]}: what cp_wsrpc.who('room') finds
+        self.present: dict[str, list[Any]] = {}
         self.closed_users: list[tuple[Any, int, str]] = []
         self.called: _Said = []
         self.notified: _Said = []
@@ -197,6 +204,13 @@ class Connection:
                     user: Any = None) -> list[Any]:
         """For ``recording``: this one, if it is of that user."""
         return [self] if user is None or Target(user).is_met_by(self) else []
+
+    def who(self, topic: str) -> Presence:
+        """For ``recording``: those of ``present``."""
+        return presence_of(
+            ((key_of(user), 1, [f'#{number}']) for number, user
+             in enumerate(self.present.get(topic, ()), 1)),
+            Position('testing', 0))
 
     def close_user(self, user: Any, code: int, reason: str) -> int:
         """For ``recording``: closes this one, if it is of that user."""

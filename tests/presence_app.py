@@ -1,6 +1,7 @@
-"""One of several processes: ``presence_app.py PORT REDIS_URL``.
+"""One of several processes: ``presence_app.py PORT REDIS_URL [EXPIRY_S]``.
 
 ``/api?as="ada"`` is a connection of that user (JSON), ``/api`` anonymous.
+``EXPIRY_S``: after how long a process is given up that is not heard.
 """
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from typing import Any
 import cherrypy
 
 import cp_wsrpc
+from cp_wsrpc import redis_broker, redis_presence
 
 
 class Api:
@@ -25,6 +27,14 @@ class Api:
     @cp_wsrpc.expose
     def close_user(self, user):
         return cp_wsrpc.close_user(user, reason='bye')
+
+    @cp_wsrpc.expose
+    def who(self, topic):
+        return cp_wsrpc.who(topic)
+
+    @cp_wsrpc.expose
+    async def who_async(self, topic):
+        return cp_wsrpc.who(topic)
 
     @cp_wsrpc.expose
     async def close_user_async(self, user):
@@ -45,9 +55,20 @@ CONFIG = {'/api': {
     'tools.wsrpc.subscribe': {'secret.*': lambda peer, topic: (
         peer.user == 'ada'), '*': True},
     'tools.wsrpc.publish': ['*']}}
-TOPICS = {'kept': {}, 'mouse': {'mode': 'volatile'}}
+TOPICS = {'kept': {}, 'mouse': {'mode': 'volatile'},
+          'room*': {'presence': True, 'presence_grace_s': 0},
+          'secret.*': {'presence': True},
+          'calm*': {'presence': True, 'presence_grace_s': 0.5}}
+
+
+def expire_after(expiry_s: float) -> None:
+    redis_presence.EXPIRY_S = expiry_s
+    redis_broker.RedisBackend.heartbeat_s = expiry_s / 4
+
 
 if __name__ == '__main__':
+    for expiry_s in sys.argv[3:]:
+        expire_after(float(expiry_s))
     cherrypy.config.update({
         'server.socket_host': '127.0.0.1', 'checker.on': False,
         'server.socket_port': int(sys.argv[1]),

@@ -54,7 +54,7 @@ class Reference:
 
     def held(self, now: float) -> tuple[dict[int, bytes], int]:
         """({offset: text}, the last offset let go), by going through it."""
-        size, ttl_s, max_bytes, mode = self.retention
+        size, ttl_s, max_bytes, mode, *_ = self.retention
         kept: list[tuple[int, float, str | None, bytes]] = []
         lost = 0
         for event in [*self.events, None]:

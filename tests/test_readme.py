@@ -719,6 +719,33 @@ def test_programs_push_through_redis_as_the_page_says(
             for text in printed] == expected
 
 
+def test_who_comes_and_goes_as_the_page_of_the_protocol_says(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history, 'new_epoch', lambda: 'kX3pQ9_a')
+    lines = [(line[:3], line[4:])
+             for line in block('wire-presence').splitlines()]
+    with serving(root_of(api=api_with_calc()), {'/api': {
+            'tools.wsrpc.on': True, 'tools.wsrpc.subscribe': ['room'],
+            'tools.wsrpc.user': lambda: 'ada'}}, engine={
+            'wsrpc.topics': {'room': {'presence': True,
+                                      'presence_grace_s': 0}}}) as server:
+        with server.peer('/api') as peer:
+            assert_said(peer, lines)
+
+
+def test_who_is_there_is_told_as_the_page_says() -> None:
+    with serving(root_of(api=api_with_calc()), {'/api': {
+            'tools.wsrpc.on': True, 'tools.wsrpc.user': lambda: 'ada',
+            'tools.wsrpc.subscribe': ['room.*']}},
+            settings=config_of('code-presence')['global']) as server:
+        with server.peer('/api') as one, server.peer('/api') as two:
+            for peer in (one, two):
+                peer.call('rpc.subscribe', ['room.7'])
+            found = run('code-who').found
+            assert [(present.user, present.count, len(present.connections))
+                    for present in found.users] == [('ada', 2, 2)]
+
+
 def test_what_is_for_one_user_is_as_the_page_says() -> None:
     with serving(root_of(api=api_with_calc()), {'/api': {
             'tools.wsrpc.on': True, 'tools.wsrpc.user': lambda: 'ada',

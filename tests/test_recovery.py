@@ -87,6 +87,7 @@ class SeveralProcesses:
     """
 
     is_shared = True
+    has_presence = False
 
     def __init__(self) -> None:
         self.air: collections.deque = collections.deque()
