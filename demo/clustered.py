@@ -51,6 +51,15 @@ class Root(application.Root):
                        '</head>', 1)
 
     @cherrypy.expose
+    def notify(self, msg: str) -> str:
+        try:
+            return super().notify(msg)
+        except cp_wsrpc.BrokerUnavailable as error:
+            # Not 503: nginx would ask the other two processes as well.
+            cherrypy.response.status = 504
+            return f'not sent, or perhaps: {error}\n'
+
+    @cherrypy.expose
     @cherrypy.tools.allow(methods=['POST'])
     def login(self, name: str) -> str:
         cherrypy.session['name'] = name[:MAX_NAME]

@@ -242,6 +242,8 @@ def test_redis_is_silent_and_then_killed_and_nothing_is_missing(
         wait_until(lambda: said and 'has to wait' in said[-1], 5)
         # Who does not need it goes on.
         assert listener.client.call('calc.add', 1, 2).result(1) == 3
+        answer = http_request(cluster.port, '/notify?msg=x')
+        assert answer.status == 504 and b'Redis' in answer.body, answer
         send(cluster.redis, 'SIGCONT')
         wait_until(lambda: 'is through' in said[-1], 10)
         send(cluster.redis, 'SIGKILL')
