@@ -415,6 +415,23 @@ def read_all(peer, frames):
         pass
 
 
+def test_b6_all_floods_together_get_a_part_of_each_turn(
+        attacked, victim, measured):
+    frame = client_frame(TEXT, b'[' + b'1,' * 99 + b'1]')
+    frames = frame * (1000 if FULL else 100) + client_frame(PING, b'end')
+    since = len(victim.took_s)
+    with contextlib.ExitStack() as stack:
+        peers = [stack.enter_context(attacked.peer(timeout_s=30))
+                 for _ in range(8)]
+        for peer in peers:
+            peer.send_raw(frames)
+        for peer in peers:
+            while peer.sock.recv(1 << 16)[-5:] != b'\x8a\x03end':
+                pass
+    measured('B6 eight floods of batches')
+    assert victim.p99_s(since) < 0.5, 'with all of them at once'
+
+
 def test_b6_reading_pauses_while_the_peer_takes_nothing(wire, measured):
     frames = client_frame(TEXT, b'{}') * 10_000
     before = wire.stats()
