@@ -23,7 +23,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-import types
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from types import CoroutineType
@@ -286,19 +285,17 @@ def run_on_loop(call: Call) -> bytes | None:
         return fail(call, error)
 
 
-def run_as_task(call: Call, done: Callable[[Call], None]) -> None:
-    """Start an ``async def`` method; ``done(call)`` when it has ended."""
+def run_as_task(call: Call) -> None:
+    """Start an ``async def`` method; ``peer.task_done`` when it ended."""
+    call.connection.io.spawn(_run_async, call, _finish)
+
+
+def _finish(call: Call, begun: float, error: BaseException | None) -> None:
     peer = call.connection
-    begun = _clock()
-
-    def finish(task: asyncio.Task[None]) -> None:
-        tally_of(call, peer.io.cell.tallies).note(1, _clock() - begun)
-        if not task.cancelled() and task.exception() is not None:
-            log.error('%r: a fault of ours', call,
-                      exc_info=task.exception())
-        done(call)
-
-    peer.io.spawn(_run_async(call), finish)
+    tally_of(call, peer.io.cell.tallies).note(1, _clock() - begun)
+    if error is not None and not isinstance(error, asyncio.CancelledError):
+        log.error('%r: a fault of ours', call, exc_info=error)
+    peer.task_done(call)
 
 
 async def _run_async(call: Call) -> None:
@@ -309,7 +306,7 @@ async def _run_async(call: Call) -> None:
     limit = None
     try:
         if timeout_s is None and around is None:
-            text = await _answer_async(call)
+            text = answer(call, await _call(call))
         else:
             async with asyncio.timeout(timeout_s) as limit:
                 text = await _answer_within(around, call)
@@ -328,9 +325,9 @@ async def _run_async(call: Call) -> None:
 
 async def _answer_within(around: Any, call: Call) -> bytes | None:
     if around is None:
-        return await _answer_async(call)
+        return answer(call, await _call(call))
     async with around(call):
-        return await _answer_async(call)
+        return answer(call, await _call(call))
     raise _swallowed(call)
 
 
@@ -338,37 +335,6 @@ def _swallowed(call: Call) -> Exception:
     # What failed must not look like a result, whatever an around does.
     return WsrpcError(f'tools.wsrpc.around kept what {call.name} raised: '
                       'an exception has to pass through it')
-
-
-async def _answer_async(call: Call) -> bytes | None:
-    return answer(call, await _watched(_call(call), call))
-
-
-@types.coroutine
-def _watched(coroutine: Any, call: Call) -> Generator[Any, Any, Any]:
-    """A coroutine whose every step is timed: a slow one is named.
-
-    asyncio itself tells of slow steps only in its debug mode.
-    """
-    io = call.connection.io
-    step, value = coroutine.send, None
-    while True:
-        begun = io.now()
-        io.doing = call.name
-        try:
-            awaited = step(value)
-        except StopIteration as stop:
-            return stop.value
-        finally:
-            io.note_time(begun)
-        step = coroutine.send
-        try:
-            value = yield awaited
-        except GeneratorExit:
-            coroutine.close()
-            raise
-        except BaseException as error:  # cancelled: it is told
-            step, value = coroutine.throw, error
 
 
 def _call(call: Call) -> Any:

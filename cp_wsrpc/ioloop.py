@@ -24,12 +24,13 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 from . import transport
 from .conversation import blocking
+from .coroutines import Coroutines
 from .current import Cell, cell
 from .errors import WrongThread
 from .fanout import FanOut, Targets
@@ -40,6 +41,7 @@ from .readiness import READ, WRITE, Readiness
 from .statistics import Stretch
 
 if TYPE_CHECKING:
+    from .coroutines import Done, Run
     from .messages import Call
     from .websocket import WebSocket
     from .workers import Lane, WorkerPool
@@ -49,6 +51,8 @@ __all__ = ['IOLoop']
 log = logging.getLogger('cp_wsrpc.ioloop')
 
 TICK_S = 0.25
+#: What tasks that were cancelled at the stop have to end.
+_CANCEL_TIMEOUT_S = 0.5
 #: What stands in the loop's thread longer than this holds all sockets up.
 SLOW_S = 0.1
 #: A tick that comes this late was no load: the process had been stopped.
@@ -116,7 +120,7 @@ class IOLoop:
         self._context = copy_context()
         self._thread: threading.Thread | None = None
         self._thread_id = 0
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._coroutines: Coroutines | None = None
         self._woken = False
         self._posted: deque[tuple[Callable[..., object],
                                   tuple[Any, ...]]] = deque()
@@ -219,11 +223,13 @@ class IOLoop:
         self._tick = int(self._ticked_at / TICK_S)
         readiness = self._readiness = Readiness(
             loop, self._on_readable, self._on_writable, self._submit)
+        coroutines = self._coroutines = Coroutines(
+            loop, self._context, self.now, self._begin_step, self.note_time)
         loop.call_soon(ready.set)
         loop.call_later(TICK_S, self._on_tick)
         try:
             _run_until_stopped(loop)
-            self._cancel_tasks(loop)
+            coroutines.cancel_all(_CANCEL_TIMEOUT_S)
         finally:
             self._on_wake()         # what was posted while it ended
             leave_thread()
@@ -233,14 +239,6 @@ class IOLoop:
             if self.loop is loop:       # else another was started since
                 self.loop = None
                 self._thread_id = 0
-
-    def _cancel_tasks(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Cancel what still runs at stop, and give it a moment to end."""
-        tasks = [task for task in self._tasks if not task.done()]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            loop.run_until_complete(asyncio.wait(tasks, timeout=0.5))
 
     # -- from any thread --------------------------------------------------
 
@@ -416,19 +414,13 @@ class IOLoop:
             for call in self._pool.submit_all(submissions):
                 call.connection.refuse_start(call)
 
-    def spawn(self, coroutine: Coroutine[Any, Any, Any],
-              done: Callable[[asyncio.Task[Any]], object]) -> None:
-        """Run an ``async def`` of the application; ``done(task)`` then."""
-        assert self.loop is not None
+    def spawn(self, run: Run, call: Call, done: Done) -> None:
+        """Run an ``async def`` method; see ``Coroutines.start``."""
+        assert self._coroutines is not None
+        self._coroutines.start(run, call, done)
 
-        # One callback: each is a turn of the loop.
-        def finish(task: asyncio.Task[Any]) -> None:
-            self._tasks.discard(task)
-            done(task)
-
-        task = self.loop.create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(finish)
+    def _begin_step(self, name: str) -> None:
+        self.doing = name
 
     def _on_readable(self, websocket: WebSocket) -> None:
         begun = self.now()

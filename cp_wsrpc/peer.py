@@ -468,11 +468,12 @@ class Peer(WebSocket):
                 self.complete(call, text)
         elif self._tasks < self.endpoint.options.max_calls_per_connection:
             self._tasks += 1
-            run_as_task(call, self._task_done)
+            run_as_task(call)
         else:
             self._async_waiting.append(call)
 
-    def _task_done(self, call: Call) -> None:
+    def task_done(self, call: Call) -> None:
+        """An ``async def`` method has ended."""
         self._tasks -= 1
         self.end_turn(call)
         if self._async_waiting:

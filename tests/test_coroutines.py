@@ -1,0 +1,208 @@
+"""Async methods as tasks: real loops of asyncio and uvloop."""
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import uvloop
+
+from cp_wsrpc import coroutines
+from cp_wsrpc.coroutines import Coroutines
+from cp_wsrpc.messages import Call
+
+word: contextvars.ContextVar[str] = contextvars.ContextVar('word')
+
+LOOPS = {'asyncio': asyncio.SelectorEventLoop, 'uvloop': uvloop.Loop}
+
+
+class Calls:
+    """A loop, what it was given to run, and what became of each."""
+
+    def __init__(self, make_loop: Callable[[], Any]) -> None:
+        self.loop = make_loop()
+        self.ended: dict[str, BaseException | None] = {}
+        self.order: list[str] = []
+        self.steps: list[str] = []
+        self.tasks: dict[str, Any] = {}
+        self.progress = asyncio.Event()
+        self.coroutines = Coroutines(
+            self.loop, contextvars.copy_context(), time.monotonic,
+            self.steps.append, lambda begun: None)
+
+    def start(self, name: str, function: Callable[[], Any]) -> None:
+        async def run(call: Call) -> None:
+            self.tasks[name] = asyncio.current_task()
+            await function()
+
+        self.coroutines.start(run, Call(1, name, None, None), self._note)
+
+    def _note(self, call: Call, begun: float,
+              error: BaseException | None) -> None:
+        self.ended[call.name] = error
+        self.order.append(call.name)
+        self.progress.set()
+
+    def run_until_ended(self, *names: str) -> None:
+        async def wait() -> None:
+            async with asyncio.timeout(5):
+                while not set(names) <= set(self.ended):
+                    self.progress.clear()
+                    await self.progress.wait()
+
+        self.loop.run_until_complete(wait())
+
+
+@pytest.fixture(params=LOOPS)
+def calls(request: pytest.FixtureRequest) -> Iterator[Calls]:
+    calls = Calls(LOOPS[request.param])
+    yield calls
+    calls.coroutines.cancel_all(1)
+    calls.loop.close()
+
+
+async def at_once() -> None:
+    pass
+
+
+def test_calls_that_do_not_wait_share_a_task(calls):
+    for name in 'abc':
+        calls.start(name, at_once)
+    calls.run_until_ended('a', 'b', 'c')
+    assert calls.order == ['a', 'b', 'c']
+    assert len({id(task) for task in calls.tasks.values()}) == 1
+
+
+def test_a_call_that_waits_holds_nobody_up_and_keeps_its_task(calls):
+    gate = asyncio.Event()
+    calls.start('a', at_once)
+    calls.start('waits', gate.wait)
+    calls.start('b', at_once)
+    calls.start('c', at_once)
+    calls.run_until_ended('a', 'b', 'c')
+    assert 'waits' not in calls.ended
+    assert calls.tasks['waits'] is not calls.tasks['b']
+    assert calls.tasks['b'] is calls.tasks['c']
+    calls.start('later', at_once)
+    calls.run_until_ended('later')
+    assert calls.tasks['later'] is not calls.tasks['waits']
+    gate.set()
+    calls.run_until_ended('waits')
+    assert calls.ended['waits'] is None
+
+
+def test_what_is_behind_one_that_waited_is_run_by_another(calls):
+    # Started while the waiting one is the only task there is.
+    gate = asyncio.Event()
+    calls.start('waits', gate.wait)
+
+    async def add_and_open() -> None:
+        calls.start('behind', at_once)
+        gate.set()
+
+    calls.start('opens', add_and_open)
+    calls.run_until_ended('waits', 'opens', 'behind')
+    assert calls.tasks['behind'] is not calls.tasks['waits']
+
+
+def test_each_has_a_context_of_its_own_through_all_its_steps(calls):
+    seen = {}
+
+    def setting(name: str) -> Callable[[], Any]:
+        async def run() -> None:
+            seen[name, 'before'] = word.get(None)
+            word.set(name)
+            await asyncio.sleep(0)
+            seen[name, 'after'] = word.get()
+        return run
+
+    async def look() -> None:
+        seen['look'] = word.get(None)
+
+    for name in 'abc':
+        calls.start(name, setting(name))
+    calls.start('look', look)
+    calls.run_until_ended('a', 'b', 'c', 'look')
+    assert seen == {
+        **{(name, 'before'): None for name in 'abc'},
+        **{(name, 'after'): name for name in 'abc'}, 'look': None}
+
+
+def test_a_timeout_ends_its_own_call_alone(calls):
+    outcome = []
+
+    async def limited() -> None:
+        try:
+            async with asyncio.timeout(0.01):
+                await asyncio.Event().wait()
+        except TimeoutError:
+            outcome.append('in time')
+
+    calls.start('a', at_once)
+    calls.start('limited', limited)
+    calls.start('b', at_once)
+    calls.run_until_ended('a', 'limited', 'b')
+    assert outcome == ['in time']
+    assert set(calls.ended.values()) == {None}
+
+
+def test_one_that_cancels_itself_and_does_not_wait_harms_no_other(calls):
+    async def cancel_self() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+
+    calls.start('cancels', cancel_self)
+    calls.start('next', lambda: asyncio.sleep(0))
+    calls.run_until_ended('cancels', 'next')
+    assert calls.ended == {'cancels': None, 'next': None}
+
+
+def test_one_that_is_cancelled_is_told_so_and_the_rest_go_on(calls):
+    calls.start('endless', lambda: asyncio.Event().wait())
+    calls.start('a', at_once)
+    calls.run_until_ended('a')
+    calls.tasks['endless'].cancel()
+    calls.start('b', at_once)
+    calls.run_until_ended('endless', 'b')
+    assert isinstance(calls.ended['endless'], asyncio.CancelledError)
+    assert calls.ended['b'] is None
+
+
+def test_what_one_raises_is_told_and_the_next_is_run(calls):
+    async def fail() -> None:
+        raise OSError('no')
+
+    calls.start('fails', fail)
+    calls.start('next', at_once)
+    calls.run_until_ended('fails', 'next')
+    assert str(calls.ended['fails']) == 'no'
+    assert calls.ended['next'] is None
+
+
+def test_every_step_is_told_with_its_name(calls):
+    calls.start('twice', lambda: asyncio.sleep(0))
+    calls.run_until_ended('twice')
+    assert calls.steps == ['twice', 'twice']
+
+
+def test_a_long_row_of_calls_lets_the_loop_have_its_turn(calls, monkeypatch):
+    monkeypatch.setattr(coroutines, '_TURN_S', -1.0)
+    for name in 'abc':
+        calls.start(name, at_once)
+    calls.run_until_ended('a', 'b', 'c')
+    assert len({id(task) for task in calls.tasks.values()}) == 3
+
+
+def test_at_the_end_all_that_waits_is_cancelled_and_the_rest_not_begun(
+        calls):
+    calls.start('endless', lambda: asyncio.Event().wait())
+    calls.start('a', at_once)
+    calls.run_until_ended('a')
+    calls.start('late', at_once)
+    calls.coroutines.cancel_all(5)
+    assert isinstance(calls.ended['endless'], asyncio.CancelledError)
+    assert 'late' not in calls.tasks
