@@ -55,6 +55,9 @@ T = TypeVar('T', bound=Callable[..., Any])
 
 #: Answers that wait behind a server that asks and does not read.
 MAX_ANSWERS = 1024
+#: Seconds that ``on_connect`` waits for ``on_close`` of the connection
+#: before, which may itself wait for a call, and that for ``on_connect``.
+ON_CLOSE_WAIT_S = 1.0
 #: msgspec has a limit of its own; what a server sends may be deep.
 _ANY_DEPTH = 1 << 62
 
@@ -122,6 +125,8 @@ class Client:
             max_message_bytes=max_message_bytes, compression=compression)
         self._on_connect = on_connect
         self._on_close: list[Callable[[int, str], object]] = []
+        #: set when those have run for the last connection; link's thread
+        self._told_closed: threading.Event | None = None
         self.backoff = Backoff(reconnect_delay_s)
         self._make_link = functools.partial(
             Link, self, self._make_socket, self.backoff, ping_interval_s,
@@ -254,6 +259,8 @@ class Client:
 
         Each time an open one ends, and when the client was refused for
         good (4401 or 4403); ``is_closed`` says whether it will be back.
+        Before ``on_connect`` of the next one, unless it takes over a
+        second; whatever listeners are still at.
         """
         self._on_close.append(function)
 
@@ -393,10 +400,15 @@ class Client:
         else:
             # Not after the events: a listener may wait for a call, which
             # waits for this.
-            self._routes.post_apart('on_connect', self._greet, ws)
+            self._routes.post_apart('on_connect', self._greet, ws,
+                                    self._told_closed)
 
-    def _greet(self, ws: ClientSocket) -> None:
+    def _greet(self, ws: ClientSocket,
+               told_closed: threading.Event | None) -> None:
         assert self._on_connect is not None
+        if told_closed is not None:
+            # Not for long: such a function may wait for a call, too.
+            told_closed.wait(ON_CLOSE_WAIT_S)
         try:
             with self._outbox.greeting(ws):
                 self._on_connect(self)
@@ -435,8 +447,12 @@ class Client:
         self._routes.retire()
 
     def _tell_closed(self, code: int, reason: str) -> None:
-        for function in list(self._on_close):
-            self._routes.post('on_close', function, int(code), reason)
+        functions = list(self._on_close)
+        for function in functions:
+            self._routes.post_closing('on_close', function, int(code), reason)
+        if functions:
+            self._told_closed = told = threading.Event()
+            self._routes.post_closing('on_close', told.set)
 
     # -- the link's: what the server says ----------------------------------
 

@@ -4,9 +4,9 @@ Layer 4.
 * A *call* of the server: several at a time, so that one which calls back
   (``client.call(...).result()``) stops none of the others.
 * A *notification* and a topic's event: one at a time, in the order in
-  which the server sent them.  ``on_close`` takes its place among these.
-* ``on_connect``: beside all that.  Calls wait for it, and a listener may
-  wait for its call.
+  which the server sent them.
+* ``on_close``, in order, and ``on_connect``: beside all that.  Calls wait
+  for ``on_connect``, and a listener may wait for its call.
 
 The threads are those of ``workers``, started when there is first work for
 them; who waits in ``.result()`` lends its place to a spare one.
@@ -66,6 +66,7 @@ class Routes:
         self._pool: WorkerPool | None = None
         self._lane: Lane | None = None
         self._strand: Strand | None = None
+        self._closings: Strand | None = None
 
     # -- registering -------------------------------------------------------
 
@@ -102,6 +103,14 @@ class Routes:
         pool = self._pool
         if pool is not None:
             Strand(pool).post(_run_hook, what, function, args)
+
+    def post_closing(self, what: str, function: Callable[..., object],
+                     *args: Any) -> None:
+        """Run it after all that was posted so before, and beside others."""
+        self._start()
+        closings = self._closings
+        if closings is not None:
+            closings.post(_run_hook, what, function, args)
 
     def serve(self, call: Call, answer: Callable[[bytes], None]) -> None:
         """Have the server's call run, and its reply given to ``answer``.
@@ -146,18 +155,18 @@ class Routes:
         """Order the threads to end after what was posted; any thread."""
         with self._lock:
             order = self._order = object()
-            strand = self._strand
-        if strand is not None:
+            strand, closings = self._strand, self._closings
+        if strand is not None and closings is not None:
             # One runs after the other, and each goes behind the orders to
             # end; so those are given when the last has run.
-            strand.post(self._retire, order)
+            closings.post(strand.post, self._retire, order)
 
     def _retire(self, order: object) -> None:
         with self._lock:
             pool = self._pool
             if pool is None or order is not self._order:
                 return              # done already, or opened again
-            self._pool = self._lane = self._strand = None
+            self._pool = self._lane = self._strand = self._closings = None
             self._retired = pool
         pool.stop(0.0)
 
@@ -177,11 +186,12 @@ class Routes:
         with self._lock:
             if self._pool is None and self._order is None:
                 # A Lane may take half of a pool; the rest is for the
-                # strand, and one for on_connect.
-                self._pool = WorkerPool(2 * self._threads + 1,
+                # strands, and one for on_connect.
+                self._pool = WorkerPool(2 * self._threads + 2,
                                         on_thread_start=self._enter_thread)
                 self._lane = Lane(self._pool, self._threads)
                 self._strand = Strand(self._pool)
+                self._closings = Strand(self._pool)
                 # Each that waits for the server has a thread; a server that
                 # nests calls in both directions may have many waiting.
                 self._pool.max_threads = MAX_THREADS

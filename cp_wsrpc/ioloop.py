@@ -100,8 +100,10 @@ class IOLoop:
         self.bytes_in = 0
         #: when the process last woke from being stopped
         self.awake_since = 0.0
-        #: no more sockets are taken: the engine stops
-        self.closing = False
+        #: what each socket is closed with that comes now: the engine stops
+        self.closing: tuple[int, str] | None = None
+        #: no more sockets are taken
+        self.ended = False
         #: asked whenever a call or a connection ends (``shutdown``)
         self.on_progress: Callable[[], None] | None = None
         #: what runs just now, for the log of slow callbacks
@@ -149,7 +151,7 @@ class IOLoop:
     def start(self) -> None:
         """Start the thread; returns when it runs."""
         assert self._thread is None
-        self.closing = False
+        self.closing, self.ended = None, False
         self._forget_all()
         self.loop = self.new_loop()
         ready = threading.Event()
@@ -324,8 +326,8 @@ class IOLoop:
 
     def adopt(self, websocket: WebSocket) -> None:
         """Take a socket over, from the HTTP side.  Posted there."""
-        if self.closing:
-            websocket.abort(1001, 'going away')
+        if self.ended:
+            websocket.refuse(*self.closing or (1001, 'going away'))
             return
         self.websockets[websocket] = None
         if websocket.dialect is not None:
@@ -333,6 +335,8 @@ class IOLoop:
                                    {})[websocket] = None
         self.counters['opened'] += 1
         self._guarded(websocket, 'on_adopted')
+        if self.closing is not None:
+            websocket.close(*self.closing)
 
     def forget(self, websocket: WebSocket) -> None:
         """A socket is closed."""

@@ -303,8 +303,8 @@ class Peer(WebSocket):
         else:
             self.on_control(item)
 
-    def on_failure(self, code: int, reason: str) -> None:
-        self._fail(code, reason)        # at once, whatever is under way
+    def end_after_hooks(self, step: Callable[[], object]) -> None:
+        step()          # at once, whatever is under way
 
     def _on_message(self, message: Any) -> None:
         """Anything but a call by itself."""

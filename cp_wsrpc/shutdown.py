@@ -42,11 +42,10 @@ def shut_down(hub: Hub, code: int, reason: str) -> None:
     if not _drain(hub, stopper):
         log.warning('calls still run after %s s: their replies are lost',
                     hub.timing.drain_timeout_s)
-    if not _wait_on_loop(hub, lambda: _close_all(hub, code, reason),
-                         lambda: not hub.io.websockets,
-                         CLOSE_TIMEOUT_S):
-        _wait_on_loop(hub, lambda: _abort_all(hub, code, reason),
-                      lambda: not hub.io.websockets, ABORT_WAIT_S)
+    _wait_on_loop(hub, lambda: _close_all(hub, code, reason),
+                  lambda: not hub.io.websockets, CLOSE_TIMEOUT_S)
+    _wait_on_loop(hub, lambda: _abort_all(hub, code, reason),
+                  lambda: not hub.io.websockets, ABORT_WAIT_S)
     if not hub.pool.wait_for_strands(0.1):
         hub.pool.rescue()
         if not hub.pool.wait_for_strands(HOOKS_WAIT_S):
@@ -88,7 +87,8 @@ def _is_busy(peer: Peer, stopper: Call | None) -> bool:
 
 
 def _close_all(hub: Hub, code: int, reason: str) -> None:
-    hub.io.closing = True
+    # Also those whose handshake is under way.
+    hub.io.closing = code, reason
     # However long some take to close.
     hub.broker.depart()
     for websocket in tuple(hub.io.websockets):
@@ -96,6 +96,7 @@ def _close_all(hub: Hub, code: int, reason: str) -> None:
 
 
 def _abort_all(hub: Hub, code: int, reason: str) -> None:
+    hub.io.ended = True
     for websocket in tuple(hub.io.websockets):
         websocket.abort(code, reason)
 

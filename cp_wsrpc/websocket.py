@@ -21,12 +21,17 @@ state     what happens                            next state
 ========  ======================================  ====================
 NEW       ``ioloop`` adopts it                    OPEN
 OPEN      ``close()``                             CLOSING
-OPEN      the peer's Close; it is answered        LEAVING
-OPEN      the peer breaks the protocol            LEAVING
+OPEN      the peer's Close; it is answered (a)    LEAVING
+OPEN      the peer breaks the protocol (a)        LEAVING
 CLOSING   the peer's Close, or its breaking       LEAVING
 LEAVING   all sent, and the peer's EOF or 1 s     CLOSED
 any       EOF, a socket error, a deadline         CLOSED
 ========  ======================================  ====================
+
+(a) A plain handler first does what came before, for 2 s at most, and may
+answer it: RFC 6455 5.5.1 asks for the Close "as soon as practical" and has
+what is under way go first.  RPC answers at once: who has closed reads no
+replies.
 
 Only the loop's thread changes the state (:meth:`_enter`).  ``closed()`` is
 run once for each ``opened()``, on entering LEAVING or CLOSED.
@@ -38,6 +43,7 @@ import logging
 import random
 import types
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ws4py.messaging import (BinaryMessage, CloseControlMessage, Message,
@@ -132,7 +138,10 @@ class WebSocket(Outlet, Ws4pyWebSocket):    # type: ignore[misc]
         self._last_read = self._last_write = self._opened_at = 0.0
         self._pinged_at = 0.0
         self._partial_since = 0.0
-        self._fail_at = 0.0             # the stream has failed already
+        # The peer has said its last: what we do then, and when at the latest.
+        self._last_step: Callable[[], object] | None = None
+        self._last_step_at = 0.0
+        self._early_close: tuple[int, bytes] | None = None
         self._deadline: float = 0.0     # of CLOSING and LEAVING
         self._ending: tuple[int, str] | None = None
         self._close_sent = 0            # the code we sent, or will
@@ -201,6 +210,15 @@ class WebSocket(Outlet, Ws4pyWebSocket):    # type: ignore[misc]
             key = self._user_key = key_of(self.user)
         return key
 
+    if not TYPE_CHECKING:           # which would take any name for known
+        def __getattr__(self, name):
+            if name in WebSocket.__annotations__:
+                raise AttributeError(
+                    f'a handler has no {name} before it is connected: send()'
+                    ', close() and the like belong into opened(), not into '
+                    '__init__()')
+            raise AttributeError(name)
+
     def __repr__(self) -> str:
         return (f'<{type(self).__name__} {self.id} {self.remote} '
                 f'{self.state.name}>')
@@ -261,12 +279,19 @@ class WebSocket(Outlet, Ws4pyWebSocket):    # type: ignore[misc]
     # -- sending: any thread ---------------------------------------------
 
     def enqueue(self, frame: bytes) -> None:
-        """Put whole frames into the out-queue and have the loop send."""
-        if self.state is State.OPEN and not self.server_terminated:
+        """Put whole frames into the out-queue and have the loop send.
+
+        Before the loop has taken the socket over they wait there.
+        """
+        state = self.state
+        if (state is State.OPEN or state is State.NEW) \
+                and not self.server_terminated:
             out = self.out
             out.frames.append(frame)
             self.direct = None
-            if not out.scheduled:
+            # Looked at after the append: on_adopted() looks at the frames
+            # after it has changed the state.
+            if not out.scheduled and self.state is not State.NEW:
                 out.scheduled = True
                 self.io.flush_soon(self)
 
@@ -377,9 +402,13 @@ class WebSocket(Outlet, Ws4pyWebSocket):    # type: ignore[misc]
             self.hub.sessions.join(self)
         self.on_opened()
         self.io.schedule(self, self._last_read + self._ping_after_s)
+        if self._early_close is not None:
+            self._begin_close(*self._early_close)
+        elif self.out.frames:
+            self.flush()
         self._go_on_reading()
         early, self.early = self.early, b''
-        if early:
+        if early and self.sock is not None:
             self._take(early)
         if self._is_secure and self.state is State.OPEN:
             self.on_readable()      # OpenSSL may hold what epoll cannot see
@@ -442,7 +471,8 @@ class WebSocket(Outlet, Ws4pyWebSocket):    # type: ignore[misc]
         else:
             self._partial_since = 0.0
         if stream.failure is not None and self.state < State.LEAVING:
-            self.on_failure(stream.failure.code, stream.failure.reason)
+            self.end_after_hooks(partial(
+                self._fail, stream.failure.code, stream.failure.reason))
         # Cleared before the look: who appends after it flushes himself.
         self.out.scheduled = False
         if self.out.frames and self.state < State.CLOSED:
@@ -471,19 +501,21 @@ class WebSocket(Outlet, Ws4pyWebSocket):    # type: ignore[misc]
             else:
                 self.on_control(item)
 
-    def on_failure(self, code: int, reason: str) -> None:
-        """The peer broke the protocol; ``peer`` has its own.
+    def end_after_hooks(self, step: Callable[[], object]) -> None:
+        """The peer has said its last, and ``step`` ends the connection.
 
-        What came before is the handler's, which may still answer: our
-        Close goes out after that, or in 2 s.
+        What came before is the handler's, which may still answer: it is
+        taken after that, or in 2 s.  ``peer`` has its own.
         """
         if self.state is not State.OPEN or self.strand.is_idle:
-            self._fail(code, reason)
+            step()
             return
         self._stop_reading()
-        self._fail_at = self.io.now() + CLOSE_TIMEOUT_S
-        self.io.schedule(self, self._fail_at)
-        self.strand.post(self.io.post, self._fail, code, reason)
+        self.client_terminated = True
+        self._last_step = step
+        self._last_step_at = self.io.now() + CLOSE_TIMEOUT_S
+        self.io.schedule(self, self._last_step_at)
+        self.strand.post(self.io.post, step)
 
     def _hand_over(self, message: Message) -> None:
         """Give a plain handler its message; stop reading if it lags."""
@@ -532,7 +564,7 @@ class WebSocket(Outlet, Ws4pyWebSocket):    # type: ignore[misc]
     def _go_on_reading(self) -> None:
         if (not self._reading and not self.out.refusing
                 and self.sock is not None
-                and (self.state is not State.OPEN or not self._fail_at)
+                and (self.state is not State.OPEN or not self._last_step)
                 and len(self.strand) < _MAX_UNHANDLED):
             self._reading = True
             self.io.watch_reads(self)
@@ -563,6 +595,8 @@ class WebSocket(Outlet, Ws4pyWebSocket):    # type: ignore[misc]
 
     def _begin_close(self, code: int, frame: bytes) -> None:
         """Send our Close and wait for the peer's."""
+        if self.state is State.NEW:
+            self._early_close = code, frame
         if self.state is not State.OPEN:
             return
         self._enter(State.CLOSING)
@@ -580,12 +614,15 @@ class WebSocket(Outlet, Ws4pyWebSocket):    # type: ignore[misc]
         reason = close.reason
         if isinstance(reason, bytes):
             reason = reason.decode('utf-8', 'replace')
+        self.end_after_hooks(partial(
+            self._answer_close, close.code, reason or ''))
+
+    def _answer_close(self, code: int, reason: str) -> None:
         if self.state is State.OPEN:
-            self._close_sent = close.code
-            self._leave(close.code, reason or '',
-                        framing.close_frame(close.code))
+            self._close_sent = code
+            self._leave(code, reason, framing.close_frame(code))
         elif self.state is State.CLOSING:
-            self._leave(close.code, reason or '', None)
+            self._leave(code, reason, None)
 
     def _fail(self, code: int, reason: str) -> None:
         """The peer broke the protocol or a limit: Close, and leave."""
@@ -621,6 +658,17 @@ class WebSocket(Outlet, Ws4pyWebSocket):    # type: ignore[misc]
             with self.out.lock:
                 transport.half_close(self.sock)
             self._go_on_reading()
+
+    def refuse(self, code: int, reason: str) -> None:
+        """End one that the loop does not take any more: with a Close.
+
+        Without ``opened``, so without ``closed``.  As good as can be done at
+        once: its bytes may be lost if the peer has sent some.
+        """
+        assert self.state is State.NEW
+        self.out.put_last(framing.close_frame(code, reason))
+        self.out.send_all()
+        self._finish(code, reason)
 
     def abort(self, code: int, reason: str) -> None:
         """End it here and now; for the loop, at deadlines and stop."""
@@ -695,13 +743,11 @@ class WebSocket(Outlet, Ws4pyWebSocket):    # type: ignore[misc]
                 self._shed(f'no byte taken in {stall_s} s')
                 return self._deadline
             return due
-        if self._fail_at:
-            failure = self.stream.failure
-            assert failure is not None
-            if now >= self._fail_at:
-                self._fail(failure.code, failure.reason)
+        if self._last_step is not None:
+            if now >= self._last_step_at:
+                self._last_step()
                 return self._deadline
-            return self._fail_at
+            return self._last_step_at
         due = self._check_liveness(now, awake)
         if self._partial_since and self._reading:
             until = (max(self._partial_since, awake)

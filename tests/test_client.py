@@ -12,6 +12,7 @@ import pytest
 import websockets.sync.server
 
 import cp_wsrpc
+from cp_wsrpc import client as client_module
 from cp_wsrpc import client_link, client_outbox, client_subscriptions
 from cp_wsrpc.client import Client, HandshakeError
 from cp_wsrpc.errors import (Busy, CallTimeout, ConnectionLostError,
@@ -817,6 +818,39 @@ def test_the_end_of_a_late_on_connect_does_not_end_the_next_one():
     with scripted(drop, serve({'login': 'in'})) as server:
         with at_once(server.url, on_connect=on_connect):
             assert greeted.wait_for(3) == [1, 1, 'in']
+
+
+def test_on_close_comes_before_the_next_on_connect(server):
+    """Though a listener is at work, and on_close itself is slow."""
+    order, go_on = Heard(), threading.Event()
+
+    def on_close(code, reason):
+        if code == 4000:
+            wait_until(lambda: client._link.ws not in (None, first))
+            order('closed')
+
+    client = at_once(server.ws_url('/api'),
+                     on_connect=lambda client: order('connected'))
+    client.on_close(on_close)
+    with client:
+        joined(client, 'topic', lambda data: go_on.wait(10))
+        cp_wsrpc.publish('topic', 1)
+        first = client._link.ws
+        client.call('close', 4000)
+        assert order.wait_for(3) == ['connected', 'closed', 'connected']
+        go_on.set()
+
+
+def test_an_on_close_that_calls_does_not_stop_on_connect(
+        server, monkeypatch):
+    monkeypatch.setattr(client_module, 'ON_CLOSE_WAIT_S', 0.05)
+    heard = Heard()
+    client = at_once(server.ws_url('/api'), on_connect=lambda client: None)
+    client.on_close(lambda code, reason: client.is_closed or heard(
+        client.call('calc.add', 1, 2, timeout=5).result()))
+    with client:
+        client.call('close', 4000)
+        assert heard.wait_for(1) == [3]
 
 
 def test_on_connect_runs_though_all_other_threads_are_held(server):

@@ -326,6 +326,40 @@ def test_a_reply_on_its_way_is_waited_for(drain):
         assert closing == (1001, 'going away')
 
 
+@pytest.mark.parametrize('step', ['_close_all', '_abort_all'])
+def test_a_handshake_that_ends_while_all_are_closed_hears_why(
+        drain, monkeypatch, step):
+    """The last moment to be adopted in, and one too late."""
+    gate, taken, go_on = Gate(), threading.Event(), threading.Event()
+    go_on.set()
+    plugin = cherrypy.engine.wsrpc
+    adopt, do = plugin._adopt, getattr(shutdown, step)
+
+    def adopt_later(websocket):
+        if go_on.is_set():
+            adopt(websocket)
+        else:
+            late.append(websocket)
+            taken.set()
+
+    def do_and_adopt(*args):
+        do(*args)
+        for websocket in late:
+            adopt(websocket)
+
+    late = []
+    monkeypatch.setattr(plugin, '_adopt', adopt_later)
+    monkeypatch.setattr(shutdown, step, do_and_adopt)
+    with gated(gate) as server:
+        go_on.clear()
+        with server.peer('/api') as peer:
+            assert taken.wait(5)
+            drain()
+            assert peer.recv_close() == (1001, 'going away')
+            peer.send_frame(CLOSE, struct.pack('!H', 1001))
+            assert peer.recv_eof() == b''
+
+
 class Watched(cp_wsrpc.WebSocket):
     endings = []
     gate = threading.Event()

@@ -22,7 +22,7 @@ import pytest
 from ws4py.messaging import BinaryMessage, TextMessage
 
 import cp_wsrpc
-from cp_wsrpc import MessageTooBig, expose, ioloop
+from cp_wsrpc import MessageTooBig, expose, ioloop, logs
 from cp_wsrpc.websocket import State
 
 from .rawpeer import (
@@ -99,6 +99,14 @@ class Answering(Noting):
         self.send(message.data)
 
 
+class Hasty(cp_wsrpc.WebSocket):
+    """Does in its constructor what the query string names."""
+
+    def __init__(self, sock, protocols=None, extensions=None, environ=None):
+        super().__init__(sock, protocols, extensions, environ)
+        getattr(self, environ['QUERY_STRING'])('x')
+
+
 class Unmade(cp_wsrpc.WebSocket):
     def __init__(self, *args, **kwargs):
         raise RuntimeError('from the constructor')
@@ -134,6 +142,7 @@ CONFIG = {
     '/ws': handler(Noting),
     '/faulty': handler(Faulty),
     '/unmade': handler(Unmade),
+    '/hasty': handler(Hasty),
     '/greeting': handler(Greeting),
     '/small': handler(Noting, out_max_bytes=1000),
     '/lifted': handler(Noting, out_max_bytes=1 << 30),
@@ -744,6 +753,118 @@ def test_the_control_frames_of_another_window_count_anew(server, later):
     peer.drop()
 
 
+# -- before it is opened, and after the peer's Close -------------------------
+
+
+@pytest.fixture
+def unopened(server):
+    """Both ends of a connection that the loop has not taken over yet."""
+    go_on = threading.Event()
+    io().post(go_on.wait, 5)
+    peer = server.peer('/ws')
+    PEERS.append(peer)
+    made = Noting.made.get(timeout=5)
+    wait_until(lambda: 'hub' in vars(made))
+    assert made.state is State.NEW
+    yield peer, made, go_on
+    go_on.set()
+
+
+def test_what_is_sent_before_it_is_opened_goes_out_when_it_is(unopened):
+    peer, made, go_on = unopened
+    made.send('one')
+    made.send('two')
+    go_on.set()
+    assert peer.recv_text() == 'one'
+    assert peer.recv_text() == 'two'
+    assert made.next() == ('opened',)
+    made.send('three')
+    assert peer.recv_text() == 'three'
+
+
+def test_what_is_sent_while_it_is_opened_is_not_left_lying(unopened):
+    peer, made, go_on = unopened
+
+    class Frames(type(made.out.frames)):
+        def append(self, frame):
+            super().append(frame)
+            made.io.post(go_on.set)
+            go_on.set()
+            wait_until(lambda: made.state is State.OPEN)
+
+    made.out.frames = Frames()
+    made.send('one')
+    assert peer.recv_text() == 'one'
+
+
+def test_a_close_before_it_is_opened_is_sent_when_it_is(unopened):
+    peer, made, go_on = unopened
+    made.send('one')
+    made.close(4001, 'not today')
+    go_on.set()
+    assert peer.recv_text() == 'one'
+    assert peer.recv_close() == (4001, 'not today')
+    peer.send_frame(CLOSE, close_body(4001))
+    assert made.next() == ('opened',)
+    assert_over(made, 4001, '')
+
+
+@pytest.mark.parametrize('name', ['send', 'unhandled'])
+def test_a_constructor_that_sends_is_told_where_to(server, name):
+    with server.peer(f'/hasty?{name}') as peer:
+        assert peer.recv_eof() == b''
+        wait_until(lambda: server.logged(
+            'belong into opened(), not into __init__()'
+            if name != 'unhandled' else f'AttributeError: {name}'))
+        server.log_lines.clear()
+        logs.limited.__self__._causes.clear()       # one line a second
+
+
+def send_and_close(peer, made, *texts):
+    made.gate.clear()
+    peer.send_raw(b''.join(client_frame(TEXT, text) for text in texts)
+                  + client_frame(CLOSE, close_body(4001, b'bye')))
+    wait_until(lambda: made._last_step)
+
+
+def test_what_came_before_the_peers_close_is_answered_before_ours(server):
+    """RFC 6455 5.5.1: what is under way may be sent."""
+    peer, made = connect(server, '/answering')
+    send_and_close(peer, made, b'one', b'two')
+    assert made.state is State.OPEN and made.client_terminated
+    made.gate.set()
+    assert peer.recv_frame() == (TEXT, b'one')
+    assert peer.recv_frame() == (TEXT, b'two')
+    assert peer.recv_frame() == (CLOSE, close_body(4001))
+    assert peer.recv_eof() == b''
+    peer.drop()
+    assert [made.next()[1] for _ in range(2)] == [b'one', b'two']
+    assert_over(made, 4001, 'bye')
+
+
+def test_a_handler_that_closes_after_the_peer_has_is_done(server):
+    peer, made = connect(server, '/answering')
+    send_and_close(peer, made, b'one')
+    made.close(4002, 'me too')
+    assert peer.recv_frame() == (CLOSE, close_body(4002, b'me too'))
+    made.gate.set()
+    assert peer.recv_eof() == b''
+    peer.drop()
+    assert made.next() == ('text', b'one')
+    assert_over(made, 4001, 'bye')
+
+
+def test_a_handler_that_holds_delays_our_close_two_seconds(server, later):
+    peer, made = connect(server, '/answering')
+    send_and_close(peer, made, b'one')
+    later(2.1)
+    assert peer.recv_frame() == (CLOSE, close_body(4001))
+    peer.drop()
+    made.gate.set()
+    assert made.next() == ('text', b'one')
+    assert_over(made, 4001, 'bye')
+
+
 # -- a peer that breaks the protocol ----------------------------------------
 
 
@@ -756,7 +877,7 @@ def send_and_fail(peer, made, *texts):
 def test_what_came_before_a_bad_frame_is_answered_before_the_close(server):
     peer, made = connect(server, '/answering')
     send_and_fail(peer, made, b'one', b'two')
-    wait_until(lambda: made._fail_at)
+    wait_until(lambda: made._last_step)
     assert made.state is State.OPEN and not made._reading
     made.gate.set()
     assert peer.recv_frame() == (TEXT, b'one')
@@ -770,7 +891,7 @@ def test_what_came_before_a_bad_frame_is_answered_before_the_close(server):
 def test_a_handler_that_holds_does_not_hold_that_close_up(server, later):
     peer, made = connect(server, '/answering')
     send_and_fail(peer, made, b'one')
-    wait_until(lambda: made._fail_at)
+    wait_until(lambda: made._last_step)
     later(2.1)
     assert peer.recv_close()[0] == 1002
     made.gate.set()
@@ -783,7 +904,7 @@ def test_it_is_closed_at_once_where_nothing_is_under_way(server):
     peer, made = connect(server)
     peer.send_frame(TEXT, b'no', mask=False)
     assert peer.recv_close()[0] == 1002
-    assert made._fail_at == 0
+    assert made._last_step is None
     peer.drop()
 
 
