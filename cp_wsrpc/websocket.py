@@ -777,7 +777,9 @@ class WebSocket(Outlet, Ws4pyWebSocket):    # type: ignore[misc]
             self._pinged_at = now
             self.out.frames.append(framing.ping_frame())
             self.flush()
-            return now + self.hub.timing.ping_timeout_s
+            # Answered at once, it is to be pinged again before that.
+            return now + min(self.hub.timing.ping_timeout_s,
+                             self._ping_after_s)
         return due
 
     # -- what of ws4py must not run --------------------------------------
