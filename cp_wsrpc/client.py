@@ -315,6 +315,16 @@ class Client:
             params['key'] = key
         return self._outbox.call('rpc.publish', (), params, 30.0)
 
+    def who(self, topic: str) -> PendingReply:
+        """Ask who is on a topic, where the server keeps presence.
+
+        The reply's value: ``{'users': [{'user': 'ada', 'count': 2,
+        'connections': ['#7', '#12']}], 'anonymous': 0, 'epoch': 'kX3p',
+        'offset': 3}``.  Joins and leaves after that position come on
+        ``rpc.presence.<topic>``: ``subscribe`` to it with ``since`` that.
+        """
+        return self._outbox.call('rpc.who', (topic,), {}, 30.0)
+
     # -- being called ------------------------------------------------------
 
     @overload

@@ -163,6 +163,27 @@ export interface Position {
   offset: number;
 }
 
+/** Who is on a topic, each user once. */
+export interface Presence<User = any> {
+  users: Array<{
+    user: User;
+    /** His connections, in all processes. */
+    count: number;
+    /** Their ids, 100 of each process at most. */
+    connections: string[];
+  }>;
+  /** Connections without a user. */
+  anonymous: number;
+  /** Up to where the joins and leaves are counted in. */
+  epoch: string;
+  offset: number;
+}
+
+export interface PresenceChange<User = any> {
+  event: 'join' | 'leave';
+  user: User;
+}
+
 export interface SubscribeOptions {
   /** Where the state is from that the page was made with: what the server's
    *  `publish` returned, as an object or as `[epoch, offset]`. */
@@ -257,6 +278,16 @@ export interface WSRPC {
   deleteRoute(name: string): boolean;
   subscribe<Data = any>(topic: string, fn: (data: Data, meta: Meta) => void,
     options?: SubscribeOptions): Off;
+  /** Who is on a topic, where the server keeps presence. */
+  who<User = any>(topic: string): Promise<Presence<User>>;
+  /**
+   * Follows who is on a topic; makes nobody appear there.
+   * @param fn called with all users, each once, at first and whenever that
+   *   has changed; change is null where the list was asked for anew
+   */
+  presence<User = any>(topic: string,
+    fn: (users: User[], change: PresenceChange<User> | null) => void,
+    options?: { onerror?: (error: Error) => void }): Off;
   addEventListener<Name extends EventName>(name: Name,
     fn: (...args: EventArgs<Name>) => void): Off;
   removeEventListener<Name extends EventName>(name: Name,

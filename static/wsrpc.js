@@ -761,6 +761,67 @@
     }
   }
 
+  /** What begins the topic of another's joins and leaves. */
+  const PRESENCE = 'rpc.presence.';
+
+  /**
+   * Who is on a topic: what rpc.who has said, and the changes after the
+   * position of it. Changes that come before the answer wait for it.
+   */
+  class PresentUsers {
+    /** @type {Map<string, *>} by their JSON text */
+    #users = new Map();
+    /** @type {?Array} what waits for the answer; null when it is there */
+    #waiting = [];
+    #position = null;
+    #turn = 0;
+
+    get all() {
+      return [...this.#users.values()];
+    }
+
+    get isLoading() {
+      return this.#waiting !== null;
+    }
+
+    /** All is to be asked for anew. @returns {number} for isAt() */
+    restart() {
+      this.#waiting = [];
+      this.#turn += 1;
+      return this.#turn;
+    }
+
+    isAt(turn) {
+      return turn === this.#turn;
+    }
+
+    /** @returns {boolean} false: it is of another stream, ask again */
+    adopt({ users, epoch, offset }) {
+      const waiting = this.#waiting;
+      this.#waiting = null;
+      this.#position = { epoch, offset };
+      this.#users = new Map(users.map(({ user }) => [
+        JSON.stringify(user), user]));
+      return waiting.every(([change, meta]) => this.take(change, meta)
+        !== null);
+    }
+
+    /** @returns {?boolean} whether it has changed; null: ask again */
+    take(change, { epoch, offset }) {
+      if (this.#waiting) {
+        this.#waiting.push([change, { epoch, offset }]);
+        return false;
+      }
+      if (epoch !== this.#position.epoch) return null;
+      if (offset <= this.#position.offset) return false;
+      this.#position.offset = offset;
+      const key = JSON.stringify(change.user);
+      if (change.event === 'join') this.#users.set(key, change.user);
+      else this.#users.delete(key);
+      return true;
+    }
+  }
+
   /**
    * @typedef {object} TopicListener
    * @property {Function} fn
@@ -1104,6 +1165,74 @@
       }
       return () => {
         if (topic.listeners.delete(listener)) this.#maybeLeave(topic);
+      };
+    }
+
+    /**
+     * Asks who is on a topic, where the server keeps presence.
+     * @param {string} topic
+     * @returns {Promise<{users: Array<{user: *, count: number,
+     *   connections: string[]}>, anonymous: number, epoch: string,
+     *   offset: number}>} each user once; the position up to which the joins
+     *   and leaves on `rpc.presence.` + topic are counted in
+     */
+    who(topic) {
+      return this.#request('rpc.who', [topic], {}, this.who);
+    }
+
+    /**
+     * Follows who is on a topic, over reconnects, until off(). It makes
+     * nobody appear there: that does subscribe(topic, ...).
+     * @param {string} topic
+     * @param {(users: Array<*>, change: ?{event: 'join' | 'leave', user: *})
+     *   => void} fn called with all users, each once; at first, and whenever
+     *   that has changed: change is null where the list was asked for anew
+     * @param {object} [options]
+     * @param {(error: Error) => void} [options.onerror] the server refused;
+     *   without it the event `onerror` tells
+     * @returns {() => void} off()
+     */
+    presence(topic, fn, options) {
+      if (typeof topic !== 'string' || typeof fn !== 'function') {
+        throw new TypeError('presence(topic, function)');
+      }
+      const { onerror = null } = options || {};
+      const list = new PresentUsers();
+      let ended = false;
+      const tell = (change) => {
+        if (!ended) this.#run('a follower of presence', fn, list.all, change);
+      };
+      const load = () => {
+        const turn = list.restart();
+        const refused = (error) => {
+          if (ended || !list.isAt(turn)) return;
+          if (onerror) this.#run('onerror', onerror, error);
+          else this.#report(error);
+          if (!error.retryable) return;
+          const delayMs = REJOIN_DELAY_MS * (0.5 + this.#clock.random());
+          this.#timers.set(list, delayMs, load);
+        };
+        this.#timers.clear(list);
+        this.who(topic).then((found) => {
+          if (ended || !list.isAt(turn)) return;
+          if (list.adopt(found)) tell(null);
+          else load();
+        }, refused);
+      };
+      const leave = this.subscribe(PRESENCE + topic, (change, meta) => {
+        const taken = list.take(change, meta);
+        if (taken === null) load();
+        else if (taken) tell(change);
+      }, {
+        onjoin: ({ recovered }) => {
+          if (recovered !== true || list.isLoading) load();
+        },
+        ...(onerror && { onerror }),
+      });
+      return () => {
+        ended = true;
+        this.#timers.clear(list);
+        leave();
       };
     }
 

@@ -15,6 +15,7 @@ import pytest
 import cp_wsrpc
 from cp_wsrpc import redis_broker, redis_presence
 from cp_wsrpc.backend import MemoryBackend
+from cp_wsrpc.client import Client
 from cp_wsrpc.errors import BrokerUnavailable, Overloaded
 from cp_wsrpc.history import PRESENCE, Position, read_rules
 from cp_wsrpc.presence import Change, Presence, Present, Roster
@@ -357,6 +358,21 @@ def test_who_has_just_subscribed_finds_himself(ports, room):
         assert [present['user'] for present in
                 peer.call('rpc.who', [room])['users']] == ['ada']
         assert peer.call('who', [room])['users'][0]['count'] == 1
+
+
+def test_the_python_client_follows_who_is_there(ports, room):
+    seen, joins = [], []
+    with Client(f'ws://127.0.0.1:{ports[-1]}/api') as client:
+        found = client.who(room).result(5)
+        client.subscribe(PRESENCE + room, seen.append, onjoin=joins.append,
+                         since=found)
+        wait_until(lambda: joins)
+        with on(room, ports[0], DICT):
+            wait_until(lambda: seen)
+        wait_until(lambda: len(seen) == 2)
+    assert (found['users'], found['anonymous'], joins) == ([], 0, [True])
+    assert seen == [{'event': 'join', 'user': DICT},
+                    {'event': 'leave', 'user': DICT}]
 
 
 # -- permission --------------------------------------------------------------

@@ -746,6 +746,20 @@ def test_who_is_there_is_told_as_the_page_says() -> None:
                     for present in found.users] == [('ada', 2, 2)]
 
 
+def test_a_page_follows_who_is_there(browser: Any) -> None:
+    with serving(root_of(api=api_with_calc(), blank=Blank().blank), {'/api': {
+            'tools.wsrpc.on': True, 'tools.wsrpc.user': lambda: 'ada',
+            'tools.wsrpc.subscribe': ['room.*']}},
+            settings=config_of('code-presence')['global']) as server, \
+            opened(browser) as page:
+        in_page(page, server, block('code-presence-js'))
+        page.wait_for_function('shown.length === 1')
+        with server.peer('/api') as peer:
+            peer.call('rpc.subscribe', ['room.7'])
+            page.wait_for_function('shown.length === 2')
+        assert page.evaluate('shown') == [[], ['ada']]
+
+
 def test_what_is_for_one_user_is_as_the_page_says() -> None:
     with serving(root_of(api=api_with_calc()), {'/api': {
             'tools.wsrpc.on': True, 'tools.wsrpc.user': lambda: 'ada',

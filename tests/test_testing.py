@@ -348,3 +348,13 @@ def test_what_is_for_one_user_is_recorded_as_such():
     assert conn.published == [('news', 1, {'user': {'id': (7,)}})]
     assert conn.closed_users == [('eve', 4403, 'bye'), ('ada', 4401, '')]
     assert conn.closed_with == (4401, '')
+
+
+def test_who_is_on_a_topic_is_what_the_test_says():
+    with testing.call() as conn:
+        conn.present['room'] = ['ada', None, {'id': 7}, 'ada']
+        found = cp_wsrpc.who('room')
+        assert cp_wsrpc.who('other').users == []
+    assert [(present.user, present.count) for present in found.users] == [
+        ('ada', 2), ({'id': 7}, 1)]
+    assert found.anonymous == 1

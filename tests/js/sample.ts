@@ -43,6 +43,15 @@ export async function main(): Promise<void> {
   await rpc.publish('price', 9, { key: 'car-7' });
   // @ts-expect-error a key is a string
   await rpc.publish('price', 9, { key: 7 });
+  const { users, anonymous } = await rpc.who<string>('room');
+  const names: string[] = users.map(({ user }) => user);
+  const away: () => void = rpc.presence<string>('room', (all, change) => {
+    const joined: boolean = change !== null && change.event === 'join';
+    console.log(all.concat(names), joined, anonymous);
+  }, { onerror: (error) => console.log(error.message) });
+  away();
+  // @ts-expect-error a topic is a string
+  rpc.presence(5, () => {});
   console.log(position, clients, WSRPC.endpoint, WSRPC.DEBUG);
 }
 
