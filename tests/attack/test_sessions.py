@@ -18,13 +18,13 @@ def log_in(attacked):
 @pytest.mark.parametrize('how', ['delete', 'regenerate', 'age'])
 @pytest.mark.parametrize('method', ['count', 'count_async', 'count_loop'])
 def test_a5_the_next_call_of_a_gone_session_is_refused(
-        attacked, how, method):
-    cookie = log_in(attacked)
-    with attacked.peer('/session/api', headers=cookie) as peer:
+        wire, how, method):
+    cookie = log_in(wire)
+    with wire.peer('/session/api', headers=cookie) as peer:
         peer.call('ping')
         peer.call('rpc.subscribe', ['t'])
-        before = attacked.stats()['run']
-        assert attacked.page(f'/session/{how}', headers=cookie).status == 200
+        before = wire.stats()['run']
+        assert wire.page(f'/session/{how}', headers=cookie).status == 200
         begun = time.monotonic()
         try:
             with pytest.raises(CallFailed) as caught:
@@ -36,14 +36,14 @@ def test_a5_the_next_call_of_a_gone_session_is_refused(
             assert peer.recv_close()[0] == 4401
         peer.send_frame(CLOSE, struct.pack('!H', 4401))
         assert time.monotonic() - begun < 1
-        assert attacked.stats()['run'] == before
-        attacked.page('/publish?count=1&size=1')
+        assert wire.stats()['run'] == before
+        wire.page('/publish?count=1&size=1')
         assert peer.recv_eof(timeout_s=2) == b''
-    with attacked.peer('/session/api', headers=cookie) as again:
+    with wire.peer('/session/api', headers=cookie) as again:
         # A new visitor, who is nobody.
         assert again.status == 101
 
 
-def test_a5_a_connection_without_a_user_is_bound_to_no_session(attacked):
-    with attacked.peer('/session/api') as peer:
+def test_a5_a_connection_without_a_user_is_bound_to_no_session(wire):
+    with wire.peer('/session/api') as peer:
         assert peer.call('ping') == 'pong'
