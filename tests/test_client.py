@@ -315,6 +315,29 @@ def test_a_route_that_raises_sends_type_and_stack(client):
     assert 'KeyError' in str(caught.value)
 
 
+class Unspeakable(Exception):
+    def __str__(self):
+        raise RuntimeError('no words')
+
+    __repr__ = __str__
+
+
+class Unprintable(SyntaxError):
+    text = 5            # the traceback module trusts it to be a str
+    lineno = 1
+
+
+@pytest.mark.parametrize('kind', [Unspeakable, Unprintable])
+def test_a_route_whose_exception_cannot_be_shown_is_answered(client, kind):
+    @client.route('bad')
+    def bad():
+        raise kind('x')
+
+    with pytest.raises(RemoteError, match=kind.__name__):
+        client.proxy.ask('bad')
+    assert client.proxy.calc.add(1, 2) == 3
+
+
 def test_a_route_checks_its_annotated_arguments(client):
     @client.route('typed')
     def typed(n: int):
@@ -1188,6 +1211,36 @@ def test_what_cannot_be_is_told_when_it_is_made(url, headers):
 def test_credentials_that_cannot_be_are_told_when_it_is_made(auth):
     with pytest.raises(ValueError):
         Client('ws://h', auth=auth)
+
+
+def test_a_context_of_the_user_that_raises_is_a_failed_attempt():
+    class Context:
+        def wrap_socket(self, *args, **kwargs):
+            raise RuntimeError('a context of the user')
+
+    with scripted(lambda peer: peer.recv_eof()) as server:
+        client = Client(server.url.replace('ws:', 'wss:'),
+                        ssl_context=Context())
+        with client, pytest.raises(ConnectionLostError, match='of the user'):
+            client.call('f').result(5)
+
+
+def test_a_fault_of_ours_ends_the_connection_and_not_the_client(
+        server, monkeypatch):
+    on_text, faults = Client.on_text, [AssertionError('a fault of ours')]
+
+    def fail_once(self, *args):
+        if faults:
+            raise faults.pop()
+        on_text(self, *args)
+
+    with at_once(server.ws_url('/api')) as client:
+        client.wait_connected(5)
+        monkeypatch.setattr(Client, 'on_text', fail_once)
+        with pytest.raises(ConnectionLostError, match='1011'):
+            client.call('calc.add', 1, 2).result(5)
+        client.wait_connected(5)
+        assert client.proxy.calc.add(1, 2) == 3
 
 
 def test_a_socket_that_cannot_be_made_is_a_failed_attempt(monkeypatch):

@@ -260,6 +260,22 @@ def test_an_expired_session_is_told_and_left_unlocked(make: Make) -> None:
             in_thread(CallSession(key).session)
 
 
+def test_a_session_that_is_gone_is_told_though_its_lock_is_too(
+        make: Make, monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture) -> None:
+    key = make(expires_in_s=-1, n=1)
+    release = key.storage_class.release_lock
+
+    def fail(self: Any) -> None:
+        release(self)
+        raise KeyError('dropped by the cleaner of CherryPy')
+
+    monkeypatch.setattr(key.storage_class, 'release_lock', fail)
+    with pytest.raises(Unauthorized):
+        in_thread(CallSession(key).session)
+    assert 'could not be unlocked' in caplog.text
+
+
 def test_a_session_that_goes_while_its_lock_is_waited_for_is_told(
         make: Make) -> None:
     key = make(n=1)

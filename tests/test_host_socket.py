@@ -143,6 +143,26 @@ def test_a_connection_that_was_not_taken_is_closed_by_cheroot():
             assert peer.recv(10) == b''
 
 
+def test_a_take_that_fails_leaves_no_socket():
+    class Failing(Taking):
+        def close(self):
+            carrier = host_socket.find_carrier()
+
+            def fail():
+                raise RuntimeError('a reader of another kind')
+
+            carrier._connection.rfile.has_data = fail
+            with pytest.raises(RuntimeError):
+                carrier.take()
+            self.taken.set()
+
+    app = Failing()
+    with cheroot(app) as server, shake(server) as peer:
+        assert app.taken.wait(3)
+        with contextlib.suppress(ConnectionResetError):
+            assert peer.recv(10) == b''
+
+
 def test_another_status_is_no_101():
     app = Taking('200 OK')
     with cheroot(app) as server:

@@ -885,6 +885,44 @@ def test_each_error_has_a_reference_that_stands_in_the_log(failing):
 
 
 @pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('name', ['key', 'exit'])
+def test_an_exception_is_the_callers_beside_an_authorizer_too(kind, name):
+    @nonblocking
+    def authorize(call):
+        return True
+
+    with serving_api(Kinds(_raise), {'authorize': authorize}) as server:
+        with server.peer('/api') as peer:
+            assert failure_of(peer, kind, [name])[0] == -32000
+            assert failure_of(peer, kind, ['rpc'])[0] == 7
+        assert not server.logged('a fault of')
+
+
+def test_what_a_store_raises_at_the_end_of_a_failed_call_is_its_error(
+        monkeypatch):
+    class Api:
+        @expose
+        def fail(self):
+            cherrypy.session['n'] = 1
+            raise RPCError(7, 'closed')
+
+        @expose
+        def ping(self):
+            return 'pong'
+
+    def save(self):
+        raise OSError('the store is full')
+
+    with serving_api(Api(), {'tools.sessions.on': True}) as server:
+        with server.peer('/api') as peer, monkeypatch.context() as patched:
+            assert failure_of(peer, 'fail')[0] == 7
+            patched.setattr(cherrypy.lib.sessions.RamSession, 'save', save)
+            assert failure_of(peer, 'fail')[0] == -32000
+            assert server.logged('the store is full')
+            assert peer.call('ping') == 'pong'
+
+
+@pytest.mark.parametrize('kind', KINDS)
 def test_debug_tells_type_message_and_traceback(kind):
     with serving_api(Kinds(_raise), {'debug': True}) as server:
         assert server.logged('debug is on')

@@ -462,6 +462,22 @@ def test_a_fault_of_ours_ends_one_socket_alone(server, step):
     assert any('a fault of' in line for line in server.log_lines)
 
 
+def test_a_socket_that_cannot_even_be_closed_hurts_nobody(server):
+    def fail(*args):
+        raise AssertionError('a fault of ours')
+
+    server.log_lines.clear()
+    with server.peer('/api') as other:
+        peer, made = connect(server)
+        made.on_items, abort, made.abort = fail, made.abort, fail
+        peer.send_text('x')
+        wait_until(lambda: server.logged('could not be closed'))
+        assert other.call('ping') == 'pong'
+        del made.abort
+        io().post(abort, 1011, 'at last')
+        peer.recv_eof()
+
+
 @pytest.mark.parametrize('new_loop', [None, asyncio.new_event_loop],
                          ids=['default', 'asyncio'])
 @pytest.mark.parametrize('call', [

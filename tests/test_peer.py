@@ -378,6 +378,16 @@ def test_on_close_functions_run_in_order_once_also_a_late_one():
         wait_until(lambda: told[-1] == 'late')
 
 
+def test_calls_that_cannot_be_sent_wait_for_nothing():
+    with serving_api(Holding()) as server, server.peer('/api') as peer:
+        peer.call('rpc.ping')
+        connection = only_connection()
+        for _ in range(1100):       # 1 024 may wait
+            with pytest.raises(TypeError):
+                connection.call('f', object())
+        assert len(connection.conversation) == 0
+
+
 def test_a_method_may_close_its_connection():
     class Api:
         @expose

@@ -501,6 +501,19 @@ def test_a_hook_that_raises_hurts_nobody(server, hook):
     assert any(f'from {hook}' in line for line in server.log_lines)
 
 
+def test_a_hook_that_raises_and_raises_has_a_line_a_second(server):
+    server.log_lines.clear()
+    peer, made = connect(server, '/faulty?received_message')
+    begun = time.monotonic()
+    for _ in range(50):
+        peer.send_text('x')
+        assert made.next() == ('text', b'x')
+    peer.drop()
+    lines = server.logged('from received_message')
+    assert len(lines) <= 2 + time.monotonic() - begun
+    assert not server.logged('a hook failed')
+
+
 def test_unhandled_error_runs_on_the_pool(server):
     peer, made = connect(server, '/faulty')
     peer.reset()
