@@ -251,8 +251,11 @@ class Broker:
                 self._note_entered(peer, topic)
         return found.id
 
-    def arrive(self, peer: Peer, topic: str, limit: int) -> Arrival:
-        """Register a subscriber who says where he has been.
+    def arrive(self, peer: Peer, topic: str, limit: int,
+               follows: bool = True) -> Arrival:
+        """Register a subscriber who is not to get anything yet.
+
+        ``follows``: he says where he has been, and knows positions.
 
         To be followed by :meth:`recover` (on any thread) and then
         :meth:`enter`, or :meth:`turn_away`.  Raises as ``subscribe``.
@@ -260,7 +263,8 @@ class Broker:
         was_there = topic in peer.topics
         arrival = Arrival(peer, topic, self.subscribe(peer, topic, limit))
         found = self._topics[topic]
-        found.followers.add(peer)
+        if follows:
+            found.followers.add(peer)
         if not was_there:
             # A second subscribe holds nothing: the events are the first
             # one's too.
@@ -284,7 +288,9 @@ class Broker:
             topic.note_told(found.position)
         if held is None or topic.arrivals.get(peer) is not arrival:
             return []
-        if arrival.spoiled:
+        if arrival.spoiled and found is None:
+            held = []               # nothing to read: it begins here
+        elif arrival.spoiled:
             if not arrival.start_over():
                 raise Busy('too much has come while this one joined')
             return None

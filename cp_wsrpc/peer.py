@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from ws4py.messaging import BinaryMessage
 
 from . import framing, services
+from .batch import BatchReply
 from .conversation import Conversation, PendingReply, server_ids
 from .current import cell
 from .dialects import DIALECTS, JSONRPC, Bad, Batch, Dialect, decode
@@ -57,32 +58,6 @@ class _Seat:
     def __init__(self) -> None:
         self.instance: Any = None
         self.turn = Turn()
-
-
-class _BatchReply:
-    """The array that answers a batch, until its last item is there.
-
-    ``_lock`` guards the rest: items end on different threads.
-    """
-
-    __slots__ = ('_left', '_lock', '_texts')
-
-    def __init__(self, expected: int) -> None:
-        self._lock = threading.Lock()
-        self._left = expected
-        self._texts: list[bytes] = []
-
-    def add(self, text: bytes) -> bytes | None:
-        """Take one item's reply; the whole array with the last one."""
-        with self._lock:
-            self._texts.append(text)
-            self._left -= 1
-            if self._left:
-                return None
-        return b'[' + b','.join(self._texts) + b']'
-
-    def forget(self) -> None:
-        """An item's call was dropped: so is the connection."""
 
 
 class Peer(WebSocket):
@@ -330,7 +305,7 @@ class Peer(WebSocket):
     def _begin_batch(self, items: list[Any]) -> None:
         expected = sum(type(item) is Bad or (
             type(item) is Call and item.id is not NO_ID) for item in items)
-        reply = _BatchReply(expected)
+        reply = BatchReply(expected, self.io.post, self.enqueue)
         for item in items:
             if type(item) is Call:
                 item.batch = reply

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from .batch import Last
 from .errors import (BrokerUnavailable, Busy, ConnectionLostError,
                      InvalidParams, InvalidRequest, MethodNotFound,
                      ResponseTooBig, RPCError, TopicRefused)
@@ -36,6 +37,7 @@ from .exposure import kind_of
 from .history import PRESENCE, Position, Recovery
 from .invocation import ask, check_session, fail
 from .logs import escape
+from .messages import NO_ID
 from .repeats import claim_in_turn
 
 if TYPE_CHECKING:
@@ -97,9 +99,43 @@ def _ping(peer: Peer, call: Call) -> None:
 
 def _subscribe(peer: Peer, call: Call) -> None:
     topic, since, wants_position = _read_subscription(call)
-    _ask(peer, call, *_reading_rule(peer, topic),
-         (lambda: _join(peer, call, topic, since)) if wants_position else
-         (lambda: _return(peer, call, peer.subscribe(topic))))
+    if wants_position:
+        def join() -> None:
+            _join(peer, call, topic, since)
+    elif call.batch is not None:
+        def join() -> None:
+            _join_with_batch(peer, call, topic)
+    else:
+        def join() -> None:
+            _return(peer, call, peer.subscribe(topic))
+    _ask(peer, call, *_reading_rule(peer, topic), join)
+
+
+def _join_with_batch(peer: Peer, call: Call, topic: str) -> None:
+    """Let a peer in with the reply of the batch in which it asked.
+
+    What comes before that is held for it; should it be too much, the
+    subscription begins the later.
+    """
+    broker = peer.hub.broker
+    arrival = broker.arrive(
+        peer, topic, peer.endpoint.options.max_subscriptions, follows=False)
+
+    def enter() -> list[bytes]:
+        frames = broker.enter(arrival, None)
+        _return(peer, call, arrival.id)
+        return frames or []
+
+    _end_with_batch(peer, call, enter)
+
+
+def _end_with_batch(peer: Peer, call: Call, run: Last) -> None:
+    """Have ``run()`` answer the call, with the others of its batch."""
+    if call.batch is not None and call.id is not NO_ID:
+        call.batch.put_last(run)
+    else:
+        for frame in run():
+            peer.enqueue(frame)
 
 
 def _join(peer: Peer, call: Call, topic: str, since: Position | None,
@@ -122,22 +158,24 @@ def _join(peer: Peer, call: Call, topic: str, since: Position | None,
         except BaseException as error:  # one reply, whatever the backend did
             peer.io.post(turn_away, error)
         else:
-            peer.io.post(enter, found)
+            peer.io.post(have_read, found)
 
-    def enter(found: Recovery | None) -> None:
+    def have_read(found: Recovery | None) -> None:
+        _end_with_batch(peer, call, lambda: enter(found))
+
+    def enter(found: Recovery | None) -> list[bytes]:
         try:
             frames = broker.enter(arrival, found)
             if frames is None:
                 peer.submit(read_on_pool, call)
-                return
+                return []
             text = call.dialect.encode_result(
                 call.id, _joined(arrival.id, since, found))
         except BaseException as error:  # one reply, whatever the data is
             turn_away(error)
-            return
+            return []
         peer.complete(call, text)
-        for frame in frames:
-            peer.enqueue(frame)
+        return frames
 
     def turn_away(error: BaseException) -> None:
         broker.turn_away(arrival)
@@ -151,7 +189,7 @@ def _join(peer: Peer, call: Call, topic: str, since: Position | None,
         if broker.must_wait(topic):
             peer.submit(read_on_pool, call)
         else:
-            enter(read())
+            have_read(read())
     except BaseException as error:  # one reply, whatever the backend did
         turn_away(error)
 
@@ -248,14 +286,18 @@ def _on(peer: Peer, call: Call) -> None:
     # An rpc.off may come while the rules are asked, and takes its names out.
     call.args = wanted = dict.fromkeys(names)
 
-    def join() -> None:
-        for name in wanted:
-            peer.listen(name)
-        _return(peer, call, dict.fromkeys(names, 'ok'))
+    def join() -> tuple[bytes, ...]:
+        try:
+            for name in wanted:
+                peer.listen(name)
+            _return(peer, call, dict.fromkeys(names, 'ok'))
+        except BaseException as error:  # it has a batch to end
+            peer.complete(call, fail(call, error))
+        return ()
 
     def ask_next() -> None:
         if not remaining:
-            join()
+            _end_with_batch(peer, call, join)
             return
         name = remaining.pop()
         _ask(peer, call, *_reading_rule(peer, name), ask_next)

@@ -130,7 +130,8 @@ class Topic:
         if self.is_volatile:
             # Who takes no bytes just now gets the next one instead.
             return [peer for peer in self.subscribers
-                    if not peer.out.refusing]
+                    if not peer.out.refusing and (
+                        not self.arrivals or self._may_have(peer, event))]
         if not self.arrivals:
             return list(self.subscribers)
         return [peer for peer in self.subscribers

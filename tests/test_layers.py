@@ -21,7 +21,7 @@ LAYERS = [
          'host_serving', 'host_socket', 'host_identity', 'host_session',
          'host_sighting', 'host_log', 'host_accept', 'recording']),
     (1, ['origins', 'options', 'upgrade', 'client_files', 'nesting',
-         'dialects',
+         'dialects', 'batch',
          'utf8', 'frames', 'framing', 'compression', 'transport', 'readiness',
          'failures', 'hints', 'signatures', 'arguments', 'controllers',
          'exposure',

@@ -7,7 +7,7 @@ import cherrypy
 import pytest
 
 import cp_wsrpc
-from cp_wsrpc import RPCError, nonblocking
+from cp_wsrpc import RPCError, expose, nonblocking
 
 from .apps import (
     WAIT_S,
@@ -314,6 +314,60 @@ def test_a_batch_may_hold_services():
                         request('rpc.ping', [2], 2)])
         answers = peer.recv_json()
         assert result(2, [2]) in answers and len(answers) == 2
+
+
+@pytest.mark.parametrize('count', [3, 1005])    # more than is held
+@pytest.mark.parametrize(('method', 'params'), [
+    ('rpc.subscribe', ['plain']), ('rpc.subscribe', ['mouse']),
+    ('rpc.subscribe', ['kept']), ('rpc.on', ['plain']),
+    ('rpc.subscribe', {'topic': 'plain'}),
+    ('rpc.subscribe', {'topic': 'kept'}),
+    ('rpc.subscribe', {'topic': 'kept', 'since': {'epoch': 'another',
+                                                  'offset': 1}})])
+def test_in_a_batch_too_the_reply_comes_before_the_first_event(
+        method, params, count):
+    gate = Gate()
+
+    class Api:
+        @expose
+        def hold(self):
+            return gate.enter()
+
+    topic = params['topic'] if 'topic' in params else params[0]
+    topics = {'kept': {}, 'mouse': {'mode': 'volatile'}}
+    with serving_api(Api(), ALL, engine={'wsrpc.topics': topics}) as server, \
+            server.peer('/api') as peer, server.peer('/api') as other:
+        other.call('rpc.subscribe', [topic])
+        peer.send_json([request(method, params, 'join'),
+                        request('rpc.subscribe', ['second'], 'too'),
+                        request('hold', None, 'slow')])
+        gate.wait_entered()
+        for n in range(count):
+            cp_wsrpc.publish(topic, n)
+        while other.recv_json()['params']['result'] != count - 1:
+            pass
+        gate.open()
+        assert {answer['id'] for answer in peer.recv_json()} == {
+            'join', 'too', 'slow'}
+        for name in (topic, 'second'):
+            cp_wsrpc.publish(name, 'live')
+        events = [peer.recv_json() for _ in range(
+            5 if count == 3 and method != 'rpc.on' else 2)]
+        if method == 'rpc.on':
+            assert events[0] == {'notification': topic, 'params': ['live']}
+        else:
+            values = [event['params']['result'] for event in events]
+            assert values[:-2] == list(range(len(values) - 2))
+            assert values[-2:] == ['live', 'live']
+
+
+def test_a_batch_that_joins_and_publishes_has_its_own_event():
+    with serving_api(Api(), ALL) as server, server.peer('/api') as peer:
+        peer.send_json([
+            request('rpc.subscribe', ['a'], 1),
+            request('rpc.publish', {'topic': 'a', 'data': 5}, 2)])
+        assert len(peer.recv_json()) == 2
+        assert peer.recv_json()['params']['result'] == 5
 
 
 # -- in order --------------------------------------------------------------
