@@ -36,7 +36,7 @@ from .errors import (BrokerUnavailable, Busy, ConnectionLostError,
 from .exposure import kind_of
 from .history import PRESENCE, Position, Recovery
 from .invocation import ask, check_session, fail
-from .logs import escape
+from .logs import escape, limited
 from .messages import NO_ID
 from .repeats import claim_in_turn
 
@@ -180,8 +180,9 @@ def _join(peer: Peer, call: Call, topic: str, since: Position | None,
     def turn_away(error: BaseException) -> None:
         broker.turn_away(arrival)
         if isinstance(error, BrokerUnavailable):
-            log.warning('%s cannot join %s: %s', peer.id, escape(topic),
-                        escape(error))
+            limited(log, 'no broker', logging.WARNING,
+                    '%s cannot join %s: %s', peer.id, escape(topic),
+                    escape(error))
             error = Busy('the broker cannot be reached')
         peer.complete(call, fail(call, error))
 
@@ -220,8 +221,9 @@ def _who(peer: Peer, call: Call) -> None:
             if len(text) > peer.endpoint.options.out_max_bytes:
                 raise ResponseTooBig(f'{len(text)} bytes of presence')
         except BrokerUnavailable as error:
-            log.warning('%s cannot ask who is on %s: %s', peer.id,
-                        escape(topic), escape(error))
+            limited(log, 'no broker', logging.WARNING,
+                    '%s cannot ask who is on %s: %s', peer.id,
+                    escape(topic), escape(error))
             text = fail(call, Busy('the broker cannot be reached'))
         except BaseException as error:  # he waits for an answer
             text = fail(call, error)

@@ -19,6 +19,7 @@ import pytest
 
 import cp_wsrpc
 from cp_wsrpc import RPCError, expose, invocation, logs, nonblocking
+from cp_wsrpc.host_session import SessionKey
 
 from .apps import (
     WAIT_S,
@@ -417,6 +418,27 @@ def test_a_call_after_the_logout_is_refused_and_the_socket_closed(
         except PeerClosed as closed:
             # the watch over sessions, which looks each second, was first
             assert closed.code == 4401
+    assert Mine.ran == []
+
+
+@pytest.mark.parametrize('params', [
+    ('pool', None), ('later', None), ('here', None), ('rpc.ping', [1]),
+    ('rpc.subscribe', ['news']), ('rpc.publish', {'topic': 'a', 'data': 1})])
+@pytest.mark.parametrize('key', [{}, {
+    '_meta': {'idempotencyKey': 'a-key-of-16-chars'}}])
+def test_a_store_that_cannot_be_asked_is_an_error_and_no_silence(
+        params, key, tmp_path, monkeypatch):
+    def fail(self):
+        raise OSError('the store is away')
+
+    with signed_in(**{
+            'tools.sessions.storage_class': cherrypy.lib.sessions.FileSession,
+            'tools.sessions.storage_path': str(tmp_path),
+            }) as (server, _, peer), monkeypatch.context() as patched:
+        patched.setattr(SessionKey, 'exists', fail)
+        peer.send_json({**request(*params), **key})
+        assert peer.recv_json()['error']['code'] == -32000
+        assert not server.logged('a task of the pool failed')
     assert Mine.ran == []
 
 

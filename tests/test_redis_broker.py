@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 
+import cherrypy
 import pytest
 
 import cp_wsrpc
@@ -490,6 +491,30 @@ def test_a_redis_that_takes_no_writes(fragile):
         fragile.do('REPLICAOF', 'NO', 'ONE')
         assert publish_when_it_is_back('news', 2) == (joined['epoch'], 2)
         assert event_of(peer) == (2, 2)
+
+
+def test_what_async_methods_push_without_redis_is_lost_with_a_line(fragile):
+    with serve(fragile) as server, server.peer('/api') as peer:
+        fragile.kill()
+        assert peer.call('publish_all', ['nasync', 3]) == [None] * 3
+        wait_until(lambda: server.logged('published on nasync is lost'))
+        assert peer.call('tell', ['hi']) is None
+        assert peer.call('rpc.ping', [1]) == [1]
+        assert not server.logged('a hook failed')
+
+
+def test_a_join_that_fails_after_its_reading_is_answered(
+        server, monkeypatch):
+    def fail(*args):
+        raise AssertionError('a fault of ours')
+
+    with server.peer('/api') as peer:
+        with monkeypatch.context() as patched:
+            patched.setattr(cherrypy.engine.wsrpc.hub.broker, 'enter', fail)
+            with pytest.raises(CallFailed) as caught:
+                subscribe(peer, 'news')
+        assert caught.value.code == -32000
+        assert subscribe(peer, 'news')['recovered'] is None
 
 
 def test_a_redis_without_memory(fragile):

@@ -256,6 +256,19 @@ def test_so_many_subscriptions_and_one_more_is_refused():
             assert failure_of(peer, 'rpc.subscribe', ['t4'])[0] == -32006
 
 
+def test_a_join_that_fails_leaves_the_room_for_another(monkeypatch):
+    def fail(*args):
+        raise AssertionError('a fault of ours')
+
+    with serving_api(None, {'subscribe': ['*'], 'max_subscriptions': 1},
+                     ) as server, server.peer('/api') as peer:
+        with monkeypatch.context() as patched:
+            patched.setattr(cherrypy.engine.wsrpc.hub.broker, 'recover', fail)
+            assert failure_of(peer, 'rpc.subscribe', {
+                'topic': 'a', 'since': None})[0] == -32000
+        assert peer.call('rpc.subscribe', {'topic': 'b', 'since': None})
+
+
 def test_the_default_is_a_hundred_topics():
     with serving_api(Api(), ALL) as server, server.peer('/api') as peer:
         for n in range(100):

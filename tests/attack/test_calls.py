@@ -387,10 +387,13 @@ def test_c10_one_client_with_10_000_calls_leaves_room_for_others(
         reader.start()
         for n in range(10_000):
             greedy.send_text(call_text('"nap"', id=str(n)))
-        for _ in range(20):
+        took_s = []
+        until = time.monotonic() + (5 if FULL else 0.1)
+        while time.monotonic() < until or len(took_s) < 20:
             begun = time.monotonic()
             assert other.call('add', [1, 1]) == 2
-            assert time.monotonic() - begun < 0.1
+            took_s.append(time.monotonic() - begun)
+        assert sorted(took_s)[len(took_s) * 9 // 10] < 0.1
         attacked.page('/release')
         greedy.send_text(call_text('"ping"', id='"end"'))
         reader.join(10)
