@@ -56,22 +56,26 @@ def split_frames(data: bytes) -> Iterator[tuple[int, bytes, int]]:
         yield first & 0x0f, data[start:pos], pos
 
 
-def request_of(port: int, path: str) -> bytes:
+def request_of(port: int, path: str, headers: str = '') -> bytes:
     """The upgrade request, as a program (no browser) sends it."""
     return (f'GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n'
             'Upgrade: websocket\r\nConnection: Upgrade\r\n'
             'Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: '
-            f'{base64.b64encode(os.urandom(16)).decode()}\r\n\r\n').encode()
+            f'{base64.b64encode(os.urandom(16)).decode()}\r\n'
+            f'{headers}\r\n').encode()
 
 
-def connect(port: int, path: str, tls: ssl.SSLContext | None = None
-            ) -> tuple[socket.socket, bytes]:
-    """A socket after its 101, blocking, and what came behind the 101."""
+def connect(port: int, path: str, tls: ssl.SSLContext | None = None,
+            headers: str = '') -> tuple[socket.socket, bytes]:
+    """A socket after its 101, blocking, and what came behind the 101.
+
+    ``headers``: further ones, each with its CR LF.
+    """
     sock = socket.create_connection(('127.0.0.1', port), timeout=20)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if tls is not None:
         sock = tls.wrap_socket(sock, server_hostname='127.0.0.1')
-    sock.sendall(request_of(port, path))
+    sock.sendall(request_of(port, path, headers))
     data = b''
     while b'\r\n\r\n' not in data:
         more = sock.recv(65536)
