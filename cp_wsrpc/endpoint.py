@@ -71,6 +71,8 @@ def place_of(app: Any, path_info: str) -> Place | None:
     paths = _known.get(app)
     if paths is None:
         paths = _known[app] = frozenset(_paths_of(app))
+    if path_info in paths:      # as most ask for it
+        return Place(path_info, '')
     names = [name for name in path_info.split('/') if name]
     path = _spelt_as_known(app, names, paths)
     if path is not None:

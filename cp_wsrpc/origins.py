@@ -17,6 +17,7 @@ looks at the Host too.  Neither function raises, whatever bytes it is given.
 """
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 from collections.abc import Iterable, Sequence
@@ -172,15 +173,13 @@ def host_refusal(host: str, local_address: str,
     Returns None to let it in, or the sentence for the log.
     """
     if hosts is None:
-        if not is_loopback(local_address):
+        known = _local_hosts(local_address, proxy_base)
+        if not known:
             return None
-        hosts = [*LOCAL_HOSTS, _literal(local_address)]
-        proxied = _base_origin(proxy_base)
-        if proxied is not None:
-            hosts.append(proxied.host)
     elif hosts == '*':
         return None
-    known = [found for found in map(parse_host, hosts) if found]
+    else:
+        known = _parse_hosts(tuple(hosts))
     given = parse_host(host)
     if given and any(given.host == each.host
                      and each.port in (None, given.port) for each in known):
@@ -190,6 +189,27 @@ def host_refusal(host: str, local_address: str,
              if given else 'that is no name of a host; nothing to set')
     return (f'refused Host {escape(host) or "(empty)"} (this server answers'
             f' on {local_address or "its socket"} to {names}): {paste}')
+
+
+# Of what the server is given, not of what a client says: few, and the same
+# at every handshake.
+
+@functools.lru_cache(maxsize=64)
+def _local_hosts(local_address: str, proxy_base: str
+                 ) -> tuple[HostPort, ...]:
+    """Return the names of a server on loopback; none: it is elsewhere."""
+    if not is_loopback(local_address):
+        return ()
+    hosts = [*LOCAL_HOSTS, _literal(local_address)]
+    proxied = _base_origin(proxy_base)
+    if proxied is not None:
+        hosts.append(proxied.host)
+    return _parse_hosts(tuple(hosts))
+
+
+@functools.lru_cache(maxsize=64)
+def _parse_hosts(hosts: tuple[str, ...]) -> tuple[HostPort, ...]:
+    return tuple(found for found in map(parse_host, hosts) if found)
 
 
 def is_loopback(address: str) -> bool:

@@ -40,7 +40,7 @@ from .backend import Backend, MemoryBackend
 from .broker import Broker
 from .conversation import server_ids
 from .dialects import JSONRPC, Dialect, encode_json
-from .endpoint import Endpoint, find_endpoints, place_of_request
+from .endpoint import Endpoint, Place, find_endpoints
 from .errors import (BrokerUnavailable, CloseCode, ConfigError,
                      MessageTooBig, WrongThread)
 from .fanout import once_each
@@ -326,15 +326,13 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
             for line in endpoint.start_lines():
                 self.bus.log(line)
 
-    def endpoint_for(self, request: Any) -> Endpoint:
+    def endpoint_for(self, app: Any, place: Place) -> Endpoint:
         """The endpoint of a request; made now if its tree came late."""
-        place = place_of_request(request)
-        assert place is not None
-        key = (id(request.app), place.path)
+        key = (id(app), place.path)
         with self._lock:
             endpoint = self._endpoints.get(key)
         if endpoint is None:
-            endpoint = Endpoint.build(request.app, place.path)
+            endpoint = Endpoint.build(app, place.path)
             for line in endpoint.start_lines():
                 self.bus.log(line)
             with self._lock:

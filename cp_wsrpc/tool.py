@@ -85,6 +85,9 @@ class Exchange:
         self.is_keep_alive = (request.method == 'GET'
                               and not self.is_attempt
                               and KEEP_ALIVE_TYPE in accepted)
+        # Looked for once: it is some 30 frames away.
+        self.carrier = (host_socket.find_carrier()
+                        if self.is_attempt or self.is_probe else None)
         self.handshake: Handshake | None = None
         self.sentence = ''
         self.status = 0
@@ -122,7 +125,7 @@ class WsrpcTool(WebSocketTool):     # type: ignore[misc]
         place = place_of_request(request)
         if place is None:
             return
-        endpoint = cherrypy.engine.wsrpc.endpoint_for(request)
+        endpoint = cherrypy.engine.wsrpc.endpoint_for(request.app, place)
         if place.file:
             if endpoint.registry is not None:
                 serve_client_file(request, place.file)
@@ -160,7 +163,7 @@ class WsrpcTool(WebSocketTool):     # type: ignore[misc]
                priority=LAST_PRIORITY)
         attach('on_end_request', self.start_handler, failsafe=True,
                priority=LAST_PRIORITY)
-        carrier = host_socket.find_carrier()
+        carrier = request.wsrpc.carrier
         if carrier is not None:
             carrier.close_after_response()
 
@@ -168,8 +171,8 @@ class WsrpcTool(WebSocketTool):     # type: ignore[misc]
         """Let in or refuse by what the headers say (step 1)."""
         request = cherrypy.serving.request
         exchange = request.wsrpc
-        carrier = host_socket.find_carrier()
-        _check_origin_and_host(request, exchange, carrier)
+        carrier = exchange.carrier
+        _check_origin_and_host(request, exchange)
         if not exchange.is_attempt:
             # Before a guard of all POSTs: its 403 would be final, while
             # the 503 that the handshake met will pass.
@@ -232,7 +235,7 @@ class WsrpcTool(WebSocketTool):     # type: ignore[misc]
         """
         request = cherrypy.serving.request
         exchange = request.wsrpc
-        carrier = host_socket.find_carrier()
+        carrier = exchange.carrier
         if (exchange.handshake is None or carrier is None
                 or not carrier.has_sent(101)):
             _log_refusal(request, exchange)
@@ -298,9 +301,9 @@ def _agree_on_compression(exchange: Exchange
         keep_context=wanted == 'client_context')
 
 
-def _check_origin_and_host(request: Any, exchange: Exchange,
-                           carrier: host_socket.Carrier | None) -> None:
+def _check_origin_and_host(request: Any, exchange: Exchange) -> None:
     options, fields = exchange.endpoint.options, exchange.fields
+    carrier = exchange.carrier
     sentence = origin_refusal(fields.get('origin', ()), request.base,
                               options.origins)
     if sentence is not None:
