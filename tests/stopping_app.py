@@ -54,6 +54,10 @@ class Api:
         return 'slept'
 
     @expose
+    def big(self, size: int):
+        return 'x' * size
+
+    @expose
     async def sleep_async(self, seconds: float):
         import asyncio
         await asyncio.sleep(seconds)    # slow on purpose

@@ -124,7 +124,9 @@ def test_sigterm_under_load_flushes_replies_and_ends_in_time():
     with stopping_app('engine.wsrpc.thread_pool=100', *options) as (
             port, process), contextlib.ExitStack() as stack:
         idle = [connect(stack, port) for _ in range(count)]
-        deaf = [connect(stack, port, receive_buffer=4096) for _ in range(5)]
+        deaf = [connect(stack, port, receive_buffer=4096) for _ in range(10)]
+        for peer in deaf[:5]:       # with output that they do not take
+            peer.send_json(request('big', 3_000_000))
         callers = [connect(stack, port) for _ in range(slow)]
         stuck = connect(stack, port)
         stuck.send_json(request('forever'))
@@ -139,6 +141,7 @@ def test_sigterm_under_load_flushes_replies_and_ends_in_time():
         closings = [answer_close(peer)[1] for peer in idle]
         code = process.wait(20)
         took = time.monotonic() - begun
+        print(f'{took:.1f} s')
         assert code == 0
         assert took < 14 if FULL else took < 8
         for messages, closing in answers:
@@ -147,6 +150,33 @@ def test_sigterm_under_load_flushes_replies_and_ends_in_time():
         assert closings == [(1001, 'going away')] * count
         assert all(peer.sock.fileno() > 0 for peer in deaf)
         assert 'calls still run after' in process.output
+
+
+def test_a_reset_while_draining_ends_a_connection_once():
+    """Threats D3: the state that ends the process."""
+    with stopping_app('engine.wsrpc.thread_pool=20',
+                      'engine.wsrpc.drain_timeout_s=3.0') as (
+            port, process), contextlib.ExitStack() as stack:
+        peers = [connect(stack, port) for _ in range(10)]
+        for number, peer in enumerate(peers):
+            peer.call('seat')
+            peer.send_json(request(
+                'sleep_async' if number % 2 else 'sleep', 1.0))
+        for peer in peers:
+            assert peer.call('ping') == 'pong'
+        stayer = connect(stack, port)
+        stayer.send_json(request('sleep', 1.2))
+        assert stayer.call('ping') == 'pong'
+        process.send_signal(signal.SIGTERM)
+        process.wait_for('Closing 11 WebSockets')
+        for peer in peers:
+            peer.reset()
+        assert answer_close(stayer)[1] == (1001, 'going away')
+        assert process.wait(10) == 0
+        lines = process.output.splitlines()
+        for what in ('on_close 1006', 'Route.closed'):
+            assert sum(line.startswith(what) for line in lines) == 10, what
+        assert 'Traceback' not in process.output
 
 
 def test_a_method_that_holds_a_cpu_ends_with_the_process():
@@ -177,9 +207,16 @@ def test_a_restart_says_so_and_comes_back():
         with RawPeer(port, '/api') as peer:
             pid = peer.call('pid')
             assert pid == process.pid
-            peer.send_json(request('restart'))
-            assert answer_close(peer)[1] == (1012, 'restarting')
+            peer.call('seat')
+            with RawPeer(port, '/ws') as plain:
+                assert plain.recv_text() == 'Welcome!'
+                peer.send_json(request('restart'))
+                assert answer_close(peer)[1] == (1012, 'restarting')
+                assert answer_close(plain)[1] == (1012, 'restarting')
         wait_until(lambda: process.output.count('Ready in') == 2, 10)
+        lines = process.output.splitlines()
+        for line in ('closed 1012 ', 'on_close 1012 ', 'Route.closed'):
+            assert sum(told.startswith(line) for told in lines) == 1, line
         with RawPeer(port, '/api') as peer:
             assert peer.call('ping') == 'pong'
             assert peer.call('pid') == pid      # execv: the same process
@@ -396,6 +433,23 @@ def test_hooks_run_even_if_the_pool_is_stuck(drain):
         thread.join(10)
         assert Watched.endings == [1001]
         gate.go_on.set()
+
+
+def test_each_stop_closes_what_was_opened_since_the_start_once():
+    Watched.endings.clear()
+    Watched.gate.set()
+    with serving(Gate(), {'/ws': {
+            'tools.wsrpc.on': True,
+            'tools.wsrpc.handler_cls': Watched}}) as server:
+        for number in range(1, 4):
+            with server.peer('/ws') as peer:
+                wait_until(lambda: len(cherrypy.engine.wsrpc.manager))
+                thread = threading.Thread(target=cherrypy.engine.stop)
+                thread.start()
+                assert answer_close(peer)[1] == (1001, 'going away')
+                thread.join(10)
+                assert Watched.endings == [1001] * number
+                cherrypy.engine.start()
 
 
 def test_a_hook_that_does_not_return_is_not_waited_for_long(drain):
