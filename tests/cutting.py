@@ -37,7 +37,9 @@ class Cut(NamedTuple):
 
 
 class Proxy:
-    def __init__(self, target_port: int, later_port: int) -> None:
+    def __init__(self, target_port: int, later_port: int,
+                 has_heads: bool) -> None:
+        self._has_heads = has_heads
         self._target_port = target_port
         self._later_port = later_port
         self._ids = itertools.count(1)
@@ -89,7 +91,7 @@ class Proxy:
         how = 'close'
         server = socket.socket()
         try:
-            head = _read_head(client)
+            head = _read_head(client) if self._has_heads else b''
             cut = self._cut_of(head)
             server.connect(('127.0.0.1', self._target_port if cut
                             else self._later_port))
@@ -97,7 +99,8 @@ class Proxy:
                 self._open.add(server)
                 self.came_later += cut is None
             server.sendall(head)
-            client.sendall(_read_head(server))
+            if self._has_heads:
+                client.sendall(_read_head(server))
             if _pump(client, server, cut, self._silent) and cut is not None:
                 how = cut.how
         except OSError:
@@ -168,10 +171,13 @@ def _swallow(*sources: socket.socket) -> bool:
 
 
 @contextlib.contextmanager
-def cutting(target_port: int, later_port: int | None = None,
-            ) -> Iterator[Proxy]:
-    """Run a proxy before 127.0.0.1:target_port."""
-    proxy = Proxy(target_port, later_port or target_port)
+def cutting(target_port: int, later_port: int | None = None, *,
+            has_heads: bool = True) -> Iterator[Proxy]:
+    """Run a proxy before 127.0.0.1:target_port.
+
+    ``has_heads``: False for TLS, where it cannot read them, nor cut.
+    """
+    proxy = Proxy(target_port, later_port or target_port, has_heads)
     try:
         yield proxy
     finally:

@@ -168,11 +168,19 @@ def test_four_threads_send_and_nothing_breaks(server):
         peer.call('rpc.subscribe', ['t'])
         until = time.monotonic() + seconds
 
+        [connection] = cp_wsrpc.connections()
+
+        def push(name, said):
+            if name in 'ab':
+                cp_wsrpc.publish('t', said)
+            else:
+                connection.notify('rpc.subscription', result=said)
+
         def publish(name):
             for number in itertools.count():
                 if time.monotonic() > until:
                     break
-                cp_wsrpc.publish('t', [name, number, 'x' * 2000])
+                push(name, [name, number, 'x' * 2000])
                 time.sleep(0)           # lets the others go on
 
         threads = [threading.Thread(target=publish, args=(name,))

@@ -129,7 +129,8 @@ def impatient():
 def check_half_open_peers(site, count, within_s):
     """Have ``count`` peers of each kind vanish, and wait for their ends."""
     before = ledger(site)
-    with cutting(site.port) as proxy, contextlib.ExitStack() as stack:
+    with cutting(site.port, has_heads=site.tls is None) as proxy, \
+            contextlib.ExitStack() as stack:
         for path in ('/counted/api', '/counted/ws'):
             for _ in range(count):
                 peer = stack.enter_context(

@@ -1,7 +1,8 @@
-// Calls each of the given URLs once, with a key, over connections that are
-// cut; prints what came of each. For tests/test_idempotency.py.
+// Calls each of the given URLs once, with a key or without, over connections
+// that are cut; prints what came of each. For tests/test_idempotency.py.
 //
-//   node cuts.mjs < {"urls": [...], "method": "pay"}   -> ["0", null, ...]
+//   node cuts.mjs < {"urls": [...], "method": "pay", "key": false}
+//   -> [0, "ConnectionLostError: ...", ...]
 import { createRequire } from 'node:module';
 import { WebSocket } from 'ws';
 
@@ -10,7 +11,7 @@ const AT_ONCE = 16;
 
 let input = '';
 for await (const part of process.stdin) input += part;
-const { urls, method } = JSON.parse(input);
+const { urls, method, key = true } = JSON.parse(input);
 
 // a reconnect without a wait
 const clock = {
@@ -24,7 +25,7 @@ async function callOver(url, number) {
   const rpc = WSRPC(url, { WebSocket, clock, timeoutMs: 20000 });
   rpc.connect();
   try {
-    return await rpc.call(method, [number], { idempotencyKey: true });
+    return await rpc.call(method, [number], key ? { idempotencyKey: true } : {});
   } catch (error) {
     return String(error);
   } finally {
