@@ -363,6 +363,42 @@ def test_a_stopped_redis_holds_up_nobody_who_does_not_need_it(fragile):
             2, last.offset + 1))
 
 
+@pytest.mark.full       # stands still for 10 s
+@pytest.mark.timeout(60)
+def test_d9_a_redis_that_stands_still_for_10_s(fragile):
+    with serve(fragile) as server, server.peer('/api') as peer, \
+            server.peer('/api') as victim:
+        joined = subscribe(peer, 'news')
+        first = cp_wsrpc.publish('news', 'first')
+        assert event_of(peer) == (1, 'first')
+        pause, took, refused = threading.Event(), [], []
+        fragile.pause()
+        until = time.monotonic() + 10
+        while (begun := time.monotonic()) < until:
+            assert victim.call('add', [1, 2]) == 3
+            took.append(time.monotonic() - begun)
+            begun = time.monotonic()
+            with pytest.raises(BrokerUnavailable):
+                cp_wsrpc.publish('news', 'no')
+            refused.append(time.monotonic() - begun)
+            pause.wait(0.05)
+        fragile.go_on()
+        begun = time.monotonic()
+        last = publish_when_it_is_back('news', 'last')
+        seen = []
+        while not seen or seen[-1] != (last.offset, 'last'):
+            seen.append(event_of(peer))
+        back_s = time.monotonic() - begun
+        print(f'calls {max(took) * 1000:.1f} ms at most, publish refused '
+              f'after {max(refused):.2f} s at most, back after {back_s:.2f} s')
+        assert max(took) < 0.1 and max(refused) < 2 and back_s < 3
+        assert [offset for offset, _ in seen] == list(range(
+            2, last.offset + 1))
+        with server.peer('/api') as other:
+            found = subscribe(other, 'news', first)
+            assert found['recovered'] and found['epoch'] == joined['epoch']
+
+
 def test_a_killed_redis_that_kept_its_data_leaves_no_hole(need):
     with redis_server(need('redis-server'), '--appendonly', 'yes',
                       '--appendfsync', 'always') as redis, \
