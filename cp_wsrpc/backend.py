@@ -156,7 +156,8 @@ class MemoryBackend:
                 return None
             # First, since it may raise Overloaded: then nothing is kept,
             # and no offset given away that nobody would ever see.
-            feed.deliver(Event(topic, text, stream.offset + 1, stream.epoch))
+            feed.deliver(Event(topic, text, stream.offset + 1, stream.epoch,
+                               key=key))
             return self._history.keep(topic, stream, text, key)
 
     def _deliver_unkept(self, feed: Feed, event: Event) -> None:
@@ -230,4 +231,5 @@ def resync(recover: Callable[[str, Position | None, int, int],
         if not found.recovered:
             feed.reset(topic, found.position)
         for offset, text in found.events:
-            feed.deliver(Event(topic, text, offset, found.position.epoch))
+            feed.deliver(Event(topic, text, offset, found.position.epoch,
+                               key=offset))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -58,8 +59,10 @@ class Broker:
 
     def __init__(self, backend: Backend,
                  fan_out: Callable[[Targets, int], None],
-                 heard: Callable[[str, bytes], None] | None = None) -> None:
+                 heard: Callable[[str, bytes], None] | None = None,
+                 counters: Counter[str] | None = None) -> None:
         self._backend = backend
+        self._counters = Counter() if counters is None else counters
         self._fan_out = fan_out
         self._heard = heard
         self._topics: dict[str, Topic] = {}
@@ -241,7 +244,7 @@ class Broker:
             self._admit(peer, limit)
         if found is None:
             found = Topic(f's{next(self._ids)}',
-                           self._backend.mode(topic) == 'volatile')
+                          self._backend.mode(topic), self._counters)
             self._topics[topic] = found
             self._by_id[found.id] = topic
         found.subscribers[peer] = found.subscribers.get(peer, 0) + 1
@@ -302,6 +305,15 @@ class Broker:
         return [peer.framer.text_frame(
                     peer.dialect.encode_event(event, next(server_ids)))
                 for event in held if not is_seen(event, arrival.after)]
+
+    def catch_up(self, peer: Peer) -> None:
+        """He takes bytes again: what was put off for him."""
+        for name in peer.topics:
+            topic = self._topics[name]
+            for event in topic.take_missing(peer) if topic.missing else ():
+                event.subscription = topic.id
+                peer.enqueue(peer.framer.text_frame(
+                    peer.dialect.encode_event(event, next(server_ids))))
 
     def turn_away(self, arrival: Arrival) -> None:
         """It came to nothing."""

@@ -108,3 +108,5 @@ class Event(msgspec.Struct, eq=False):
     offset: int | None = None
     epoch: str | None = None
     subscription: str = ''
+    #: whose newest it is, in mode "latest"; an int: nobody knows
+    key: str | int | None = None

@@ -628,6 +628,9 @@ class Peer(WebSocket):
         self._takes_direct = not self.handshake.bound
         self.io.stretch.end()
 
+    def on_caught_up(self) -> None:
+        self.hub.broker.catch_up(self)
+
     def on_ended(self, code: int, reason: str) -> None:
         """Fail what waits, forget what waits for the pool, tell all."""
         self.conversation.close(ConnectionLostError(

@@ -174,7 +174,8 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
         self._counts = Statistics()
         pool = WorkerPool(self.thread_pool, on_thread_start=enter_worker,
                           on_thread_stop=leave_worker)
-        broker = Broker(self._make_backend(), io.fan_out, self._hear)
+        broker = Broker(self._make_backend(), io.fan_out, self._hear,
+                        io.counters)
         kept = self._make_key_store()
         self.hub = Hub(io, pool, broker,
                        Timing(self.ping_interval_s, self.ping_timeout_s,

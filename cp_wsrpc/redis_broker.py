@@ -347,7 +347,8 @@ class _Reader:
             try:
                 if entry.t:
                     self._feed.deliver(Event(entry.t, bytes(entry.d),
-                                             entry.o, entry.e))
+                                             entry.o, entry.e,
+                                             key=entry.k))
                 else:
                     self._feed.hear(entry.w, bytes(entry.d))
                 return

@@ -82,6 +82,7 @@ class Entry(msgspec.Struct):
     w: str = ''
     e: str | None = None
     o: int | None = None
+    k: str | None = None
 
 
 _decode_entry = msgspec.json.Decoder(Entry).decode
@@ -168,8 +169,11 @@ class RedisStore:
                 retention: Retention | None) -> Position | None:
         """Number, keep and hand on one event; BrokerUnavailable."""
         keeps = retention is not None and retention.mode != 'volatile'
-        return self._append(topic, b',"t":%s,"d":' % msgspec.json.encode(
-            topic), text, key, retention if keeps else None)
+        body = b',"t":' + msgspec.json.encode(topic)
+        if key is not None:
+            body += b',"k":' + msgspec.json.encode(key)
+        return self._append(topic, body + b',"d":', text, key,
+                            retention if keeps else None)
 
     def tell(self, what: str, text: bytes) -> None:
         """Put something else than an event into the feed."""

@@ -38,6 +38,8 @@ calls, from the next time somebody looks.
 ``Pushes``                   publishes and broadcasts of this process
 ``Pushes Refused``           by ``Overloaded``
 ``Pushes Delivered``         one for each connection that was given one
+``Pushes Skipped``           on topics of mode "latest" and "volatile", for
+                             those who took no bytes
 ``Backlog Pushes``,          pushes that wait for the loop now
 ``Backlog Bytes``
 ``Slow Readers``             sockets that take no bytes now
@@ -338,6 +340,7 @@ class Statistics:
             'Pushes': lambda s: counters['pushes'],
             'Pushes Refused': lambda s: counters['pushes_refused'],
             'Pushes Delivered': lambda s: counters['pushes_delivered'],
+            'Pushes Skipped': lambda s: counters['pushes_skipped'],
             'Backlog Pushes': lambda s: io.backlog[0],
             'Backlog Bytes': lambda s: io.backlog[1],
             'Slow Readers': lambda s: len(refusing()),

@@ -21,7 +21,8 @@ out-queue in this order, by the one thread that does all of it.
 """
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections import Counter
+from typing import TYPE_CHECKING, Any
 
 from .history import Position
 from .messages import Event
@@ -89,14 +90,20 @@ class Topic:
     ``delivered``  where the feed is
     ``told``       the lowest position that anybody was told, as long as
                    the feed has brought nothing
+    ``missing``    mode "latest": of those who take no bytes just now, the
+                   newest event of each key, by offset
     """
 
-    __slots__ = ('arrivals', 'delivered', 'followers', 'id',
-                 'is_volatile', 'subscribers', 'told')
+    __slots__ = ('_counters', 'arrivals', 'delivered', 'followers', 'id',
+                 'is_latest', 'is_volatile', 'missing', 'subscribers', 'told')
 
-    def __init__(self, id: str, is_volatile: bool) -> None:
+    def __init__(self, id: str, mode: str | None,
+                 counters: Counter[str]) -> None:
         self.id = id
-        self.is_volatile = is_volatile
+        self.is_volatile = mode == 'volatile'
+        self.is_latest = mode == 'latest'
+        self._counters = counters
+        self.missing: dict[Peer, dict[Any, Event]] = {}
         self.subscribers: dict[Peer, int] = {}
         self.arrivals: dict[Peer, Arrival] = {}
         self.followers: set[Peer] = set()
@@ -107,6 +114,7 @@ class Topic:
         """He has unsubscribed as often as he subscribed, or is gone."""
         del self.subscribers[peer]
         self.arrivals.pop(peer, None)
+        self.missing.pop(peer, None)
         self.followers.discard(peer)
 
     def note_told(self, position: Position) -> None:
@@ -129,9 +137,18 @@ class Topic:
             self.delivered = Position(event.epoch, event.offset)
         if self.is_volatile:
             # Who takes no bytes just now gets the next one instead.
+            taking = [peer for peer in self.subscribers
+                      if not peer.out.refusing]
+            skipped = len(self.subscribers) - len(taking)
+            if skipped:
+                self._counters['pushes_skipped'] += skipped
+            return [peer for peer in taking if not self.arrivals
+                    or self._may_have(peer, event)]
+        if self.is_latest:
             return [peer for peer in self.subscribers
-                    if not peer.out.refusing and (
-                        not self.arrivals or self._may_have(peer, event))]
+                    if self._may_have(peer, event)
+                    and not (peer.out.refusing
+                             and self._put_off(peer, event))]
         if not self.arrivals:
             return list(self.subscribers)
         return [peer for peer in self.subscribers
@@ -147,6 +164,7 @@ class Topic:
     def reset(self, position: Position) -> list[Peer]:
         """Events were lost, it goes on at ``position``: who must know."""
         self.delivered = position
+        self.missing.clear()
         self.read_again()
         return [peer for peer in self.followers
                 if peer not in self.arrivals
@@ -157,6 +175,22 @@ class Topic:
         for arrival in self.arrivals.values():
             if arrival.held is not None:
                 arrival.spoiled = True
+
+    def take_missing(self, peer: Peer) -> list[Event]:
+        """What he has not got while he took no bytes."""
+        return list(self.missing.pop(peer, {}).values())
+
+    def _put_off(self, peer: Peer, event: Event) -> bool:
+        """Keep it until he takes bytes, in place of the one before."""
+        missing = self.missing.setdefault(peer, {})
+        if missing.pop(event.key, None) is not None:
+            self._counters['pushes_skipped'] += 1
+        elif len(missing) >= MAX_HELD_EVENTS:
+            # So many keys count against him, as events of other topics.
+            peer.on_caught_up()
+            return False
+        missing[event.key] = event
+        return True
 
     def _may_have(self, peer: Peer, event: Event) -> bool:
         arrival = self.arrivals.get(peer)

@@ -390,7 +390,11 @@ class WebSocket(Outlet, Ws4pyWebSocket):    # type: ignore[misc]
         elif outcome is Outcome.SENT:
             self.io.unwatch_writes(self)
             self._go_on_reading()
+            self.on_caught_up()
             self.flush()
+
+    def on_caught_up(self) -> None:
+        """All is sent; ``peer`` has its own."""
 
     # -- reading: the loop's thread --------------------------------------
 

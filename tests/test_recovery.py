@@ -649,6 +649,7 @@ def test_volatile_events_are_not_kept_for_who_takes_no_bytes():
             broker.subscribe(member, name, 9)
     broker.publish('mouse', 1)
     assert given == [[quick]]
+    assert broker._counters == {'pushes_skipped': 1}
     broker.publish('plain', 1)
     assert given[1:] == [[slow, quick]]
 

@@ -735,6 +735,16 @@ def test_a_loop_without_time_holds_the_feed_up_and_loses_nothing(feeding):
     wait_until(lambda: feed.events == [1, 2, 3, 4, 5])
 
 
+def test_the_key_of_an_event_comes_through_the_feed(feeding):
+    backend, feed = feeding
+    events = []
+    feed.deliver = events.append
+    for key in ('car-7', None, '"'):
+        backend.publish('news', b'1', key)
+    wait_until(lambda: [event.key for event in events] == [
+        'car-7', None, '"'])
+
+
 def test_volatile_events_are_dropped_there(feeding):
     backend, feed = feeding
     feed.busy.set()

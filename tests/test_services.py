@@ -1,6 +1,7 @@
 """The methods whose names begin with ``rpc.``: shapes, rights, limits."""
 from __future__ import annotations
 
+import contextlib
 import threading
 
 import cherrypy
@@ -8,6 +9,7 @@ import pytest
 
 import cp_wsrpc
 from cp_wsrpc import RPCError, expose, nonblocking
+from cp_wsrpc.statistics import read_namespace
 
 from .apps import (
     WAIT_S,
@@ -381,6 +383,42 @@ def test_a_batch_that_joins_and_publishes_has_its_own_event():
             request('rpc.publish', {'topic': 'a', 'data': 5}, 2)])
         assert len(peer.recv_json()) == 2
         assert peer.recv_json()['params']['result'] == 5
+
+
+@pytest.mark.parametrize('keys', [3, 1500])     # more than are put off
+def test_a_slow_reader_of_latest_gets_the_newest_of_each_key(keys):
+    options = {**ALL, 'out_max_messages': 5000}
+    with serving_api(Api(), options, engine={'wsrpc.topics': {
+            'cars': {'mode': 'latest', 'history_size': 5000}}}) as server, \
+            contextlib.ExitStack() as stack:
+        peer = stack.enter_context(server.peer('/api', receive_buffer=4096))
+        connection = only_connection()
+        other = stack.enter_context(server.peer('/api'))
+        for one in (peer, other):
+            one.call('rpc.subscribe', ['cars'])
+
+        def stall():
+            connection.notify('fill', 'x' * 50_000)
+            return connection.out.refusing
+
+        wait_until(stall)
+        for n in range(3 * keys):
+            position = cp_wsrpc.publish('cars', n, key=f'car-{n % keys}')
+        while other.recv_json()['params']['offset'] < position.offset:
+            pass
+        if keys == 3:
+            assert read_namespace()['Pushes Skipped'] == 2 * keys
+        said = []
+        while not said or said[-1]['offset'] < position.offset:
+            message = peer.recv_json()
+            if message['method'] == 'rpc.subscription':
+                said.append(message['params'])
+        numbers = [event['result'] for event in said]
+        assert numbers == sorted(numbers)
+        assert numbers[-keys:] == list(range(2 * keys, 3 * keys))
+        assert (len(numbers) == keys) is (keys == 3)
+        cp_wsrpc.publish('cars', 'live', key='car-0')
+        assert peer.recv_json()['params']['result'] == 'live'
 
 
 # -- in order --------------------------------------------------------------
