@@ -28,7 +28,11 @@ from .serving import free_port, serving, spawn, wait_until
 
 need('python:redis')
 
-EXPIRY_S = 1.0
+from cp_wsrpc.redis_store import RedisStore  # noqa: E402
+
+#: A process that is held up for so long by the other tests is given up.
+EXPIRY_S = 2.0
+REAL_EXPIRY_S = redis_presence.EXPIRY_S
 DICT = {'id': 7, 'name': 'grace'}
 
 
@@ -377,40 +381,47 @@ def test_the_python_client_follows_who_is_there(ports, room):
 
 # -- permission --------------------------------------------------------------
 
-@pytest.mark.parametrize('user, topic, granted', [
+RIGHTS = [
     ('ada', 'secret.1', True), ('eve', 'secret.1', False),
     (None, 'room.x', True), (None, 'kept', False), (None, 'plain', False),
-    (None, PRESENCE + 'room.x', False), (None, 'rpc.room', False)])
-def test_who_may_subscribe_may_ask_where_presence_is_on(
-        ports, user, topic, granted):
-    with RawPeer(ports[0], as_user(user)) as peer:
-        for method, name in (('rpc.who', topic),
-                             ('rpc.subscribe', PRESENCE + topic),
-                             ('rpc.on', PRESENCE + topic)):
-            if granted:
-                assert peer.call(method, [name])
-            else:
-                with pytest.raises(CallFailed) as caught:
-                    peer.call(method, [name])
-                assert caught.value.code == -32012
+    (None, PRESENCE + 'room.x', False), (None, 'rpc.room', False)]
+
+
+def test_who_may_subscribe_may_ask_where_presence_is_on(ports):
+    for user, topic, granted in RIGHTS:
+        with RawPeer(ports[0], as_user(user)) as peer:
+            for method, name in (('rpc.who', topic),
+                                 ('rpc.subscribe', PRESENCE + topic),
+                                 ('rpc.on', PRESENCE + topic)):
+                assert is_refused(peer, method, [name], -32012) \
+                    is not granted, (user, method, name)
+
+
+def is_refused(peer, method, params, code):
+    try:
+        peer.call(method, params)
+    except CallFailed as error:
+        assert error.code == code, (method, params)
+        return True
+    return False
 
 
 def test_clients_publish_no_joins(ports, room):
     with RawPeer(ports[0], '/api') as peer:
         for name in (PRESENCE + room, 'rpc.x'):
-            with pytest.raises(CallFailed) as caught:
-                peer.call('rpc.publish', {'topic': name, 'data': 1})
-            assert caught.value.code == -32012
+            assert is_refused(peer, 'rpc.publish',
+                              {'topic': name, 'data': 1}, -32012)
 
 
-@pytest.mark.parametrize('params, code', [
+WRONG = [
     (None, -32602), ([], -32602), ([1], -32602), (['a', 'b'], -32602),
-    ({'topic': 'room.x'}, -32602), (['room.' + 'x' * 200], -32600)])
-def test_a_wrong_question_is_told_so(ports, params, code):
+    ({'topic': 'room.x'}, -32602), (['room.' + 'x' * 200], -32600)]
+
+
+def test_a_wrong_question_is_told_so(ports):
     with RawPeer(ports[0], '/api') as peer:
-        with pytest.raises(CallFailed) as caught:
-            peer.call('rpc.who', params)
-        assert caught.value.code == code
+        for params, code in WRONG:
+            assert is_refused(peer, 'rpc.who', params, code), params
 
 
 def test_a_topic_without_presence_is_the_callers_error(ports):
@@ -447,9 +458,28 @@ def test_a_process_that_is_killed_drops_out(redis, others, room):
             victim.kill()
             killed = time.monotonic()
             assert follower.next() == ('leave', 'ada')
-            assert time.monotonic() - killed < EXPIRY_S * 1.25 + 1
+            assert time.monotonic() - killed < EXPIRY_S * 1.25 + 2
             wait_for(room, [('bob', 1)])
         assert follower.next() == ('leave', 'bob')
+
+
+@pytest.mark.full
+def test_a_process_that_is_killed_drops_out_as_fast_as_is_said(
+        need, monkeypatch):
+    expire_after(REAL_EXPIRY_S)
+    monkeypatch.setattr(redis_broker.RedisBackend, 'heartbeat_s',
+                        redis_presence.HEARTBEAT_S)
+    with redis_server(need('redis-server')) as redis, \
+            here(redis.url) as server, server.peer('/api') as watching, \
+            process(redis.url, REAL_EXPIRY_S) as victim, \
+            on('room.x', victim.at, 'ada'):
+        wait_for('room.x', [('ada', 1)])
+        follower = Follower(watching, 'room.x')
+        victim.kill()
+        killed = time.monotonic()
+        wait_for('room.x', [], timeout_s=11)
+        assert follower.next(14) == ('leave', 'ada')
+        print(f'out after {time.monotonic() - killed:.1f} s')
 
 
 def test_a_process_that_stops_leaves_at_once(redis, others, calm):
@@ -477,7 +507,7 @@ def test_a_redis_that_stands_still_makes_nobody_leave(redis, others, room):
         with pytest.raises(CallFailed) as caught:
             watching.call('rpc.who', [room])
         assert caught.value.code == -32009
-        wait_until(lambda: time.monotonic() - begun > 2 * EXPIRY_S)
+        wait_until(lambda: time.monotonic() - begun > EXPIRY_S + 0.5)
         redis.go_on()
         wait_until(lambda: answers(room), 10, 'Redis to be back')
         with on(room, server.port, 'eve'):
@@ -551,6 +581,84 @@ def test_an_event_that_the_loop_has_no_room_for_comes_later():
     found = backend.who('room.x')
     assert (found.users, found.offset) == ([Present('ada', 1, ['#1'])], 1)
     backend.stop()
+
+
+# -- in Redis, by a clock of the test's own ----------------------------------
+
+@pytest.fixture
+def stores(redis, clock):
+    """Of two processes."""
+    with contextlib.ExitStack() as stack:
+        url = f'{redis.url}?prefix={next(names)}:'
+        made = [redis_presence.PresenceStore(stack.enter_context(
+            contextlib.closing(RedisStore(url, clock=clock))), node)
+            for node in 'AB']
+        for store in made:
+            assert store.attend([]) is False    # nobody knew it
+            assert store.attend([]) is True
+        yield made
+
+
+def join(store, *users, topic='room'):
+    return store.attend([Change(topic, b'"%s"' % user.encode(), 1, ('#1',))
+                         for user in users])
+
+
+def names_in(store):
+    found = store.who('room')
+    return [present.user for present in found.users], found.offset
+
+
+def test_who_is_silent_for_too_long_is_let_go_by_the_others(stores, clock):
+    one, two = stores
+    join(one, 'ada')
+    join(two, 'ada', 'bob')
+    for _ in range(4):
+        clock.now += EXPIRY_S / 2
+        assert one.attend([]) is True
+    # ada is at the other still, so two have joined and one has left
+    assert names_in(one) == (['ada'], 3)
+    assert join(two, 'bob') is False            # it is to tell all anew
+    assert names_in(one) == (['ada', 'bob'], 4)
+
+
+def test_whose_own_time_is_over_judges_nobody(stores, clock):
+    one, two = stores
+    join(two, 'bob')
+    clock.now += 3 * EXPIRY_S                   # Redis stood still
+    assert join(one, 'ada') is False
+    assert join(one, 'ada') is True
+    assert names_in(one) == (['ada', 'bob'], 2)
+    assert two.attend([]) is True
+
+
+def test_a_process_with_many_users_is_let_go_in_steps(stores, clock,
+                                                      monkeypatch):
+    monkeypatch.setattr(redis_presence, 'LEAVES_A_STEP', 2)
+    monkeypatch.setattr(redis_presence, 'PATIENCE_S', 0)
+    one, two = stores
+    join(two, 'a', 'b', 'c', 'd', 'e')
+    clock.now += EXPIRY_S * 0.6
+    one.attend([])
+    clock.now += EXPIRY_S * 0.6
+    assert len(names_in(one)[0]) == 3
+    assert two.attend([]) is False              # back, and not all is there
+    assert join(two, 'a', 'b', 'c', 'd', 'e') is True
+    assert names_in(one)[0] == ['a', 'b', 'c', 'd', 'e']
+    for _ in range(2):
+        with pytest.raises(BrokerUnavailable, match='too many'):
+            two.depart()
+    two.depart()
+    assert names_in(one)[0] == []
+
+
+def test_a_redis_whose_clock_goes_back_keeps_everybody(stores, clock):
+    one, two = stores
+    join(two, 'bob')
+    clock.now -= 90
+    join(one, 'ada')
+    join(one, 'ada')
+    assert names_in(one)[0] == ['ada', 'bob']
 
 
 # -- many --------------------------------------------------------------------
