@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from .current import cell
 from .peer import Peer
 from .websocket import CLOSE_TIMEOUT_S
+from .workers import run_own_strand
 
 if TYPE_CHECKING:
     from .hub import Hub
@@ -46,6 +47,7 @@ def shut_down(hub: Hub, code: int, reason: str) -> None:
                   lambda: not hub.io.websockets, CLOSE_TIMEOUT_S)
     _wait_on_loop(hub, lambda: _abort_all(hub, code, reason),
                   lambda: not hub.io.websockets, ABORT_WAIT_S)
+    run_own_strand()
     if not hub.pool.wait_for_strands(0.1):
         hub.pool.rescue()
         if not hub.pool.wait_for_strands(HOOKS_WAIT_S):

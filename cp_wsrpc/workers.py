@@ -34,7 +34,7 @@ from typing import Any, TypeAlias
 from .conversation import blocking
 from .errors import Busy
 
-__all__ = ['Lane', 'Strand', 'Turn', 'WorkerPool']
+__all__ = ['Lane', 'Strand', 'Turn', 'WorkerPool', 'run_own_strand']
 
 log = logging.getLogger('cp_wsrpc.workers')
 
@@ -205,10 +205,15 @@ class WorkerPool:
                     if not lane._admit(run, argument)]
 
     def wait_for_strands(self, timeout_s: float) -> bool:
-        """Wait until no hook waits or runs; False if some still do."""
+        """Wait until no hook waits or runs; False if some still do.
+
+        In a hook (one that stops the engine) no other but itself; see
+        :func:`run_own_strand`.
+        """
+        mine = int(getattr(_here, 'strand', None) is not None)
         with self._lock:
             return self._strands_idle.wait_for(
-                lambda: not self._active_strands, timeout_s)
+                lambda: self._active_strands <= mine, timeout_s)
 
     @property
     def waiting(self) -> int:
@@ -444,10 +449,9 @@ class Strand:
     def _run_next(self) -> None:
         # One a turn: a busy strand goes to the tail, as a busy lane does.
         run, args = self._tasks.popleft()
-        try:
-            run(*args)
-        except BaseException:  # a fault of ours: the next one is to run
-            log.exception('a hook failed')
+        _here.strand = self
+        _run_hook(run, args)
+        _here.strand = None
         pool = self._pool
         with pool._lock:
             if self._tasks:
@@ -455,8 +459,38 @@ class Strand:
                 return
             self._active = False
             pool._active_strands -= 1
-            if not pool._active_strands:
+            if pool._active_strands <= 1:
                 pool._strands_idle.notify_all()
+
+    def _run_rest(self) -> None:
+        while True:
+            with self._pool._lock:
+                if not self._tasks:
+                    return
+                run, args = self._tasks.popleft()
+            _run_hook(run, args)
+
+
+#: ``strand``: the one of which this thread runs a task
+_here = threading.local()
+
+
+def run_own_strand() -> None:
+    """In a hook that ends everything: run what waits behind it, here.
+
+    ``closed()`` of a connection whose handler stops the engine would wait
+    for the handler, and that for ``closed()``.
+    """
+    strand = getattr(_here, 'strand', None)
+    if strand is not None:
+        strand._run_rest()
+
+
+def _run_hook(run: Callable[..., object], args: tuple[Any, ...]) -> None:
+    try:
+        run(*args)
+    except BaseException:  # a fault of ours: the next one is to run
+        log.exception('a hook failed')
 
 
 class Turn:

@@ -28,6 +28,10 @@ class Plain(cp_wsrpc.WebSocket):
     def opened(self):
         self.send('Welcome!')
 
+    def received_message(self, message):
+        if str(message) == 'exit':
+            cherrypy.engine.exit()
+
     def closed(self, code, reason=None):
         say('closed', code, reason)
 

@@ -93,6 +93,19 @@ def test_a_call_may_end_the_process(method):
         assert 'Traceback' not in process.output
 
 
+def test_a_plain_handler_may_end_the_process():
+    with stopping_app() as (port, process):
+        with contextlib.ExitStack() as stack:
+            plain = connect(stack, port, '/ws')
+            begun = time.monotonic()
+            plain.send_text('exit')
+            assert answer_close(plain)[1] == (1001, 'going away')
+            assert process.wait(10) == 0
+            assert time.monotonic() - begun < 4
+        assert process.output.count('closed 1001 ') == 1
+        assert 'Traceback' not in process.output
+
+
 def test_a_page_handler_may_end_the_process():
     with stopping_app() as (port, process):
         with contextlib.ExitStack() as stack:
