@@ -562,6 +562,25 @@ def test_what_others_have_put_onto_its_keys_is_put_away(need):
             wait_for('room.x', [('ada', 1), ('bob', 1)])
 
 
+def test_a_backend_that_fails_once_is_told_all_the_same(room, monkeypatch):
+    attend, faults = MemoryBackend.attend, [AssertionError('of ours')]
+
+    def fail_once(self, changes):
+        if faults:
+            raise faults.pop()
+        return attend(self, changes)
+
+    with here('memory') as server, monkeypatch.context() as patched:
+        patched.setattr(MemoryBackend, 'attend', fail_once)
+        with on(room, server.port, 'ada') as (peer,):
+            wait_until(lambda: server.logged('presence failed'))
+            wait_for(room, [('ada', 1)])
+            patched.setattr(MemoryBackend, 'who', lambda *args: 1 / 0)
+            with pytest.raises(CallFailed) as caught:
+                peer.call('rpc.who', [room])
+            assert caught.value.code == -32000
+
+
 def test_an_event_that_the_loop_has_no_room_for_comes_later():
     class Full:
         full = True

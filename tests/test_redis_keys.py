@@ -126,6 +126,15 @@ def test_one_of_two_processes_has_a_key_and_the_other_its_outcome(processes):
     other.settle(None, Key('user|/api|str:bob', KEY.text))
 
 
+def test_who_fails_as_he_is_told_keeps_it_from_nobody_else(processes):
+    def fail(claim):
+        raise AssertionError('a fault of ours')
+
+    one, _ = processes
+    one.store.ask(KEY, 'f', fail)
+    assert one.ask(Key('user|/api|str:bob', KEY.text)) == OURS
+
+
 @pytest.mark.usefixtures('quick')
 @pytest.mark.parametrize('outcome', [ONE, None])
 def test_who_waits_hears_it_in_both_processes(processes, outcome):
