@@ -126,7 +126,7 @@ def test_a_reader_of_a_byte_at_a_time_holds_nobody_up(wire, measured):
         before = wire.stats()['rss']
         tiny.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
         took_s, queued = [], 0
-        for _ in range(20 if FULL else 5):
+        for _ in range(20 if FULL else 3):
             more_s, more = json.loads(wire.page(
                 '/publish?count=30&size=100000', timeout_s=20).body)
             took_s, queued = took_s + more_s, max(queued, more)
