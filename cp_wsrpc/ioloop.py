@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from .coroutines import Done, Run
     from .messages import Call
     from .websocket import WebSocket
-    from .workers import Lane, WorkerPool
+    from .workers import Lane
 
 __all__ = ['IOLoop']
 
@@ -118,7 +118,6 @@ class IOLoop:
         #: what every plain socket is read into, one after the other
         self.read_buffer = memoryview(bytearray(transport.READ_BYTES))
         self.loop: asyncio.AbstractEventLoop | None = None
-        self._readiness: Readiness | None = None
         self._context = copy_context()
         self._thread: threading.Thread | None = None
         self._thread_id = 0
@@ -129,7 +128,6 @@ class IOLoop:
         self._to_flush: deque[WebSocket] = deque()
         self._turns: deque[WebSocket] = deque()     # have more to handle
         self._in_turns = False
-        self._pool: WorkerPool | None = None    # of the submissions
         self._submissions: list[tuple[Lane, Callable[[Any], object],
                                       Call]] = []
         #: {tick: sockets to look at then}; each stands in one at most
@@ -370,20 +368,16 @@ class IOLoop:
 
     def watch_reads(self, websocket: WebSocket) -> None:
         """Call ``on_readable`` whenever bytes have come."""
-        assert self._readiness is not None
         self._readiness.watch(websocket.sock, READ, websocket)
 
     def unwatch_reads(self, websocket: WebSocket) -> None:
-        assert self._readiness is not None
         self._readiness.unwatch(websocket.sock, READ)
 
     def watch_writes(self, websocket: WebSocket) -> None:
         """Call ``on_writable`` when the socket takes bytes again."""
-        assert self._readiness is not None
         self._readiness.watch(websocket.sock, WRITE, websocket)
 
     def unwatch_writes(self, websocket: WebSocket) -> None:
-        assert self._readiness is not None
         self._readiness.unwatch(websocket.sock, WRITE)
 
     def _on_writable(self, websocket: WebSocket) -> None:
@@ -397,25 +391,24 @@ class IOLoop:
             self._in_turns = True
             self.loop.call_soon(self._on_turns)
 
-    def submit_soon(self, pool: WorkerPool, lane: Lane,
-                    run: Callable[[Any], object], call: Call) -> None:
+    def submit_soon(self, lane: Lane, run: Callable[[Any], object],
+                    call: Call) -> None:
         """Give a call to the pool at the end of this turn of the loop.
 
         Put in one by one, calls wake a worker at each read, which then
         fights the loop for the interpreter; together, all that one turn
         has read, they wake it once.
         """
-        assert self.loop is not None and self._readiness is not None
         if not self._submissions and not self._readiness.in_turn:
+            assert self.loop is not None
             self.loop.call_soon(self._submit, context=self._context)
         self._submissions.append((lane, run, call))
-        self._pool = pool
 
     def _submit(self) -> None:
         if self._submissions:
             submissions, self._submissions = self._submissions, []
-            assert self._pool is not None
-            for call in self._pool.submit_all(submissions):
+            pool = submissions[0][0].pool
+            for call in pool.submit_all(submissions):
                 call.connection.refuse_start(call)
 
     def spawn(self, run: Run, call: Call, done: Done) -> None:

@@ -73,6 +73,7 @@ class Method:
     ``asks_on_pool`` True: one of them may wait, so not on the loop
     ``is_direct``   True: a nonblocking function of which nothing need be
                     asked first
+    ``is_plain``    True: a pool method that belongs to no Route
     ``signature``   what it takes; ``str()`` of it words errors
     ``bind``        ``bind(params) -> (args, kwargs)``, see ``arguments``:
                     JSON text or None in, InvalidParams when it does not
@@ -80,8 +81,8 @@ class Method:
     """
 
     __slots__ = ('asks_on_pool', 'attribute', 'authorize', 'authorizers',
-                 'bind', 'function', 'is_direct', 'is_generator', 'kind',
-                 'name', 'route', 'signature', 'timeout_s')
+                 'bind', 'function', 'is_direct', 'is_generator', 'is_plain',
+                 'kind', 'name', 'route', 'signature', 'timeout_s')
 
     bind: Bind
     kind: Kind
@@ -105,6 +106,7 @@ class Method:
         self.bind = compile_bind(self.signature)
         self.authorizers: tuple[Callable[[Any], Any], ...] = ()
         self.is_direct = False
+        self.is_plain = self.kind == 'pool' and route is None
         self.ask_first(None)
 
     def ask_first(self, authorize: Callable[[Any], Any] | None) -> None:

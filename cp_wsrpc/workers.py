@@ -26,7 +26,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeAlias
@@ -38,7 +38,8 @@ __all__ = ['Lane', 'Strand', 'Turn', 'WorkerPool', 'run_own_strand']
 
 log = logging.getLogger('cp_wsrpc.workers')
 
-Task: TypeAlias = 'tuple[Lane | None, Callable[[Any], object], Any]'
+#: Lane (None: of a strand), function, its argument.
+Task: TypeAlias = 'tuple[Any, Callable[[Any], object], Any]'
 
 #: In the queue: the worker that takes it ends.
 _RETIRE: Any = (None, None, None)
@@ -77,6 +78,12 @@ class _Queue:
     def put(self, task: Task) -> None:
         self._tasks.append(task)
         if self._resting and not self._waking:
+            self._wake_one()
+
+    def put_all(self, tasks: Iterable[Task]) -> None:
+        """Put several; they wake one worker, which wakes the next."""
+        self._tasks.extend(tasks)
+        if self._resting and not self._waking and self._tasks:
             self._wake_one()
 
     def get(self, bed: Any) -> Task:
@@ -197,12 +204,29 @@ class WorkerPool:
         with self._lock:
             self._start_thread()
 
-    def submit_all(self, tasks: list[tuple[Lane, Callable[[Any], object],
-                                           Any]]) -> list[Any]:
-        """Submit many at once; the arguments of those that had no room."""
+    def submit_all(self, tasks: list[Task]) -> list[Any]:
+        """Submit many at once; the arguments of those that had no room.
+
+        As ``Lane.submit`` for each, by one lock and one look for a worker.
+        """
+        refused: list[Any] = []
+        admitted: list[Task] = []
         with self._lock:
-            return [argument for lane, run, argument in tasks
-                    if not lane._admit(run, argument)]
+            room = self.max_waiting - len(self._queue) - self._parked
+            for task in tasks:
+                lane = task[0]
+                if room <= 0:
+                    refused.append(task[2])
+                elif lane._taken < lane._max_running:
+                    lane._taken += 1
+                    admitted.append(task)
+                    room -= 1
+                elif lane._park(task):
+                    room -= 1
+                else:
+                    refused.append(task[2])
+            self._queue.put_all(admitted)
+        return refused
 
     def wait_for_strands(self, timeout_s: float) -> bool:
         """Wait until no hook waits or runs; False if some still do.
@@ -341,62 +365,52 @@ class Lane:
     at most ``max_waiting`` wait behind those.  ``pool._lock`` guards all.
     """
 
-    __slots__ = ('_pool', '_max_running', '_max_waiting', '_taken',
-                 '_parked')
+    __slots__ = ('_max_running', '_max_waiting', '_parked', '_taken', 'pool')
 
     def __init__(self, pool: WorkerPool, max_running: int,
                  max_waiting: int = 128) -> None:
-        self._pool = pool
+        self.pool = pool
         self._max_running = max(1, min(max_running, pool.size // 2))
         self._max_waiting = max_waiting
         self._taken = 0
-        self._parked: deque[tuple[Callable[[Any], object], Any]] | None = \
-            None                    # made when needed: most never do
+        self._parked: deque[Task] | None = None     # most never need it
 
     def submit(self, run: Callable[[Any], object], argument: Any) -> bool:
         """Have a worker call ``run(argument)``; False when full."""
-        with self._pool._lock:
-            return self._admit(run, argument)
+        return not self.pool.submit_all([(self, run, argument)])
 
-    def _admit(self, run: Callable[[Any], object], argument: Any) -> bool:
-        pool = self._pool
-        assert pool._lock.locked()
-        if len(pool._queue) + pool._parked >= pool.max_waiting:
-            return False
-        if self._taken < self._max_running:
-            self._taken += 1
-            pool._queue.put((self, run, argument))
-            return True
+    def _park(self, task: Task) -> bool:
+        """Have a call wait in the lane itself; False when that is full."""
+        assert self.pool._lock.locked()
         if self._parked is None:
             self._parked = deque()
         elif len(self._parked) >= self._max_waiting:
             return False
-        self._parked.append((run, argument))
-        pool._parked += 1
+        self._parked.append(task)
+        self.pool._parked += 1
         return True
 
     def finish(self) -> None:
         """One call is done; called by the worker that ran it."""
-        with self._pool._lock:
+        with self.pool._lock:
             self._advance()
 
     def clear(self) -> list[Any]:
         """Take out what waits in the lane; the arguments of it."""
-        with self._pool._lock:
+        with self.pool._lock:
             if not self._parked:
                 return []
-            arguments = [argument for _, argument in self._parked]
-            self._pool._parked -= len(self._parked)
+            arguments = [task[2] for task in self._parked]
+            self.pool._parked -= len(self._parked)
             self._parked.clear()
         return arguments
 
     def _advance(self) -> None:
-        pool = self._pool
+        pool = self.pool
         assert pool._lock.locked()
         if self._parked and self._taken <= self._max_running:
-            run, argument = self._parked.popleft()
             pool._parked -= 1
-            pool._queue.put((self, run, argument))
+            pool._queue.put(self._parked.popleft())
         else:
             self._taken -= 1
 
