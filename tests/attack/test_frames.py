@@ -25,15 +25,11 @@ from ..rawpeer import (
     client_frame,
 )
 from . import FULL
+from .victim import ending_of
 
 #: How long connections are made for a test in full size.
 FULL_S = 120.0
 PATHS = pytest.mark.parametrize('path', ['/api', '/echo'])
-
-
-def ending_of(peer, timeout_s=5):
-    """The code of the server's Close; frames before it are skipped."""
-    return peer.recv_close(timeout_s)[0]
 
 
 # -- the oracle over sockets -----------------------------------------------

@@ -11,7 +11,7 @@ from ..rawpeer import RawPeer, http_request
 from ..serving import certificates, free_port, wait_until
 from . import FULL
 
-__all__ = ['Target', 'Victim', 'target']
+__all__ = ['Target', 'Victim', 'ending_of', 'loop_s', 'target']
 
 INTERVAL_S = 0.05
 MAX_P99_S = 0.1
@@ -162,3 +162,15 @@ class Victim:
         return (now['fds'] <= before['fds'] * 1.05
                 and now['threads'] <= before['threads'] * 1.05
                 and now['rss'] <= before['rss'] * 1.05 + _SLACK_BYTES)
+
+
+def ending_of(peer, timeout_s=5):
+    """The code of the server's Close; frames before it are skipped."""
+    return peer.recv_close(timeout_s)[0]
+
+
+def loop_s(attacked, attack, *args):
+    """CPU that the I/O loop has used for it, s."""
+    before = attacked.stats()['loop_s']
+    attack(*args)
+    return attacked.stats()['loop_s'] - before
