@@ -145,7 +145,8 @@ def test_connections_by_the_hundred_that_come_and_go(wire, measured):
     print(f'seed {seed}')
     rng = random.Random(seed)
     before = wire.stats()
-    count = 2000 if FULL else 200
+    # OpenSSL keeps what 600 connections at a time have made it take.
+    count = (500 if wire.tls else 2000) if FULL else 200
     left = []
     for _ in range(count):
         asked = upgrade(wire.port) + CALL * 2
