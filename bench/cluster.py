@@ -21,7 +21,8 @@ import tempfile
 
 import cherrypy
 
-from demo.cluster import (Program, await_listener, find_program, free_ports)
+from demo.programs import (Program, await_listener, find_program,
+                           free_ports)
 
 from .server import CONFIG, Root
 

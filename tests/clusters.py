@@ -21,14 +21,18 @@ import pathlib
 import signal
 import time
 from collections.abc import Callable, Hashable, Iterator
+from typing import Any
 
 from bench.load.recovering import Flock
-from demo.cluster import Cluster, Program, Ticker
+from cp_wsrpc.client import Client
+from demo.cluster import Cluster, Ticker
+from demo.programs import Program
 
 from .rawhttp import http_request
 from .serving import free_port, wait_until
 
-__all__ = ['Seen', 'is_serving', 'restart_under', 'running_cluster', 'send']
+__all__ = ['Listener', 'Seen', 'is_serving', 'restart_under',
+           'running_cluster', 'send']
 
 
 @contextlib.contextmanager
@@ -73,6 +77,41 @@ def _restart(program: Program, port: int, how: str) -> None:
 
 def _starts(program: Program) -> int:
     return program.log.read_text(errors='replace').count('Bus STARTED')
+
+
+class Listener:
+    """A Python client, and what it has heard."""
+
+    def __init__(self, port: int, topic: str = 'ticks') -> None:
+        self.heard: list[int] = []
+        self.joins: list[bool | None] = []
+        self.client = Client(f'ws://127.0.0.1:{port}/api',
+                             reconnect_delay_s=0.2)
+        self._topic = topic
+
+    def __enter__(self) -> Listener:
+        self.client.__enter__()
+        self.client.subscribe(self._topic, self._hear,
+                              onjoin=self.joins.append)
+        wait_until(lambda: self.joins, 10)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.client.close()
+
+    def _hear(self, tick: dict[str, Any]) -> None:
+        if not (tick.get('again') and self.heard[-1:] == [tick['n']]):
+            self.heard.append(tick['n'])
+
+    def pid(self) -> int:
+        answer: int = self.client.call('process').result()['pid']
+        return answer
+
+    def assert_whole(self, until: int) -> None:
+        """All ticks up to that one, in order, each once."""
+        wait_until(lambda: self.heard and self.heard[-1] >= until, 20)
+        first = self.heard[0]
+        assert self.heard == list(range(first, first + len(self.heard)))
 
 
 @dataclasses.dataclass

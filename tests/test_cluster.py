@@ -15,11 +15,17 @@ import pytest
 from playwright.sync_api import expect
 
 import demo.cluster
-from cp_wsrpc.client import Client
+import demo.programs
 from demo.cluster import Cluster, Ticker
 
 from .browsing import chromium
-from .clusters import is_serving, restart_under, running_cluster, send
+from .clusters import (
+    Listener,
+    is_serving,
+    restart_under,
+    running_cluster,
+    send,
+)
 from .need import need as _need
 from .rawhttp import http_request
 from .rawpeer import CLOSE, PeerClosed, RawPeer
@@ -57,41 +63,6 @@ def page(browser: Any, cluster: Cluster) -> Iterator[Any]:
     yield page
     context.close()
     assert faults == []
-
-
-class Listener:
-    """A Python client, and what it has heard."""
-
-    def __init__(self, port: int, topic: str = 'ticks') -> None:
-        self.heard: list[int] = []
-        self.joins: list[bool | None] = []
-        self.client = Client(f'ws://127.0.0.1:{port}/api',
-                             reconnect_delay_s=0.2)
-        self._topic = topic
-
-    def __enter__(self) -> Listener:
-        self.client.__enter__()
-        self.client.subscribe(self._topic, self._hear,
-                              onjoin=self.joins.append)
-        wait_until(lambda: self.joins, 10)
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.client.close()
-
-    def _hear(self, tick: dict[str, Any]) -> None:
-        if not (tick.get('again') and self.heard[-1:] == [tick['n']]):
-            self.heard.append(tick['n'])
-
-    def pid(self) -> int:
-        answer: int = self.client.call('process').result()['pid']
-        return answer
-
-    def assert_whole(self, until: int) -> None:
-        """All ticks up to that one, in order, each once."""
-        wait_until(lambda: self.heard and self.heard[-1] >= until, 20)
-        first = self.heard[0]
-        assert self.heard == list(range(first, first + len(self.heard)))
 
 
 def text_of(page: Any, id: str) -> str:
@@ -338,7 +309,7 @@ def test_the_program_shows_its_processes_restarts_them_and_ends_all(
 def test_it_says_what_is_missing_and_how_to_get_it(
         monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     monkeypatch.setenv('PATH', str(tmp_path))
-    monkeypatch.setattr(demo.cluster, '_MORE_PATH', '')
+    monkeypatch.setattr(demo.programs, '_MORE_PATH', '')
     with pytest.raises(SystemExit, match='apt-get install nginx-light '
                                          'redis-server'):
         demo.cluster.main([])
