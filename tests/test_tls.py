@@ -169,6 +169,8 @@ def test_four_threads_send_and_nothing_breaks(server):
         until = time.monotonic() + seconds
 
         [connection] = cp_wsrpc.connections()
+        # Of 1 024 messages behind, the peer would be a slow reader.
+        room = threading.Semaphore(500)
 
         def push(name, said):
             if name in 'ab':
@@ -180,6 +182,7 @@ def test_four_threads_send_and_nothing_breaks(server):
             for number in itertools.count():
                 if time.monotonic() > until:
                     break
+                assert room.acquire(timeout=10)
                 push(name, [name, number, 'x' * 2000])
                 time.sleep(0)           # lets the others go on
 
@@ -200,6 +203,7 @@ def test_four_threads_send_and_nothing_breaks(server):
             name, number, _ = peer.recv_json()['params']['result']
             if name == 'end':
                 break
+            room.release()
             assert number == seen[name]
             seen[name] += 1
         last.join()
