@@ -46,7 +46,7 @@ INDEX = {
     '12a': [HANDSHAKE, 'test_tool.*'],
     '13': [HERE, 'test_tls.test_the_first_reply_needs_no_second_message',
            'test_transport.test_all_that_openssl_holds_is_read'],
-    '14': [HERE, 'attack.test_frames.test_b1_announced_lengths'],
+    '14': [HERE, 'attack.test_memory.test_b1_announced_lengths'],
     '15': ['test_framing.*'],
     '16': ['test_pitfalls.test_two_frames_at_once_are_two_frames'],
     '17': [HERE, 'attack.test_frames.test_b8_frames_that_no_client_may_send',
@@ -62,7 +62,7 @@ INDEX = {
            'test_ioloop.test_frames_of_four_threads_to_a_slow_reader_are_'
            'whole',
            'test_tls.test_four_threads_send_and_nothing_breaks',
-           'attack.test_frames.test_b7_a_peer_that_never_reads'],
+           'attack.test_memory.test_b7_a_peer_that_never_reads'],
     '21': ['test_shutdown.'
            'test_sigterm_under_load_flushes_replies_and_ends_in_time'],
     '22': [HERE, 'test_ioloop.'

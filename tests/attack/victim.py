@@ -15,6 +15,9 @@ __all__ = ['Target', 'Victim', 'ending_of', 'loop_s', 'target']
 
 INTERVAL_S = 0.05
 MAX_P99_S = 0.1
+#: Of the quick forms, which run on machines that do other work as well:
+#: there it tells a server that stands from one that is slow with the rest.
+QUICK_P95_S = 0.5
 #: What a connection and a request may say each, as it comes and goes; also
 #: what cheroot says of TLS that breaks off before a request is complete.
 _OF_LIFE = re.compile(r' cherrypy\.access| opened: | closed: '
@@ -117,7 +120,8 @@ class Victim:
         self.stop()
         assert self.error is None, self.error
         took_s = sorted(self.took_s)
-        late = [took for took in took_s if took >= MAX_P99_S]
+        limit_s = MAX_P99_S if FULL else QUICK_P95_S
+        late = [took for took in took_s if took >= limit_s]
         allowed = (len(took_s) // 100 if FULL
                    else max(2, len(took_s) // 20))
         assert len(late) <= allowed, (len(took_s), late)
