@@ -21,8 +21,10 @@ way: it is open, plain, not refusing, and its out-queue is empty.  So
   a push cannot overtake what its publisher has sent before;
 * a worker that sends by itself (``WebSocket.send_alone``) stands in
   ``senders`` meanwhile and does not begin while ``spreading``.  Either he
-  sees that, or the loop sees him and takes the way through the queue,
-  whose lock waits for him: the bytes of two frames cannot mix.
+  sees that, or the loop sees him (``begin``) and takes the way through the
+  queue, whose lock waits for him: the bytes of two frames cannot mix.  Who
+  ended before that look, and was cut short, has posted it before: the loop
+  runs what is posted in between.
 """
 from __future__ import annotations
 
@@ -166,15 +168,19 @@ class FanOut:
         """(pushes that wait for the loop, their bytes); for show."""
         return len(self._waiting), self._bytes
 
-    def spread(self) -> None:
-        """Send all that wait.
+    def begin(self) -> None:
+        """Begin to spread, if any push waits.
 
-        ``spreading`` has been True since before the loop has last run what
-        was posted: a worker whose frame was cut short has posted that.
+        To be followed by what was posted, and then by ``spread``.
         """
+        self.spreading = bool(self._waiting)
+        if self.spreading:
+            for websocket in tuple(self.senders):
+                websocket.direct = None
+
+    def spread(self) -> None:
+        """Send all that wait; see ``begin``."""
         assert self.spreading
-        for websocket in tuple(self.senders):
-            websocket.direct = None
         while self._waiting:
             touched: dict[WebSocket, None] = {}
             delivered = 0

@@ -283,7 +283,7 @@ class IOLoop:
     def _on_wake(self) -> None:
         self._woken = False
         pushes = self.pushes
-        pushes.spreading = bool(pushes)     # before the posted; see there
+        pushes.begin()      # before the posted; see there
         posted = self._posted
         while posted:
             run, args = posted.popleft()

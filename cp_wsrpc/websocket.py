@@ -329,9 +329,12 @@ class WebSocket(Outlet, Ws4pyWebSocket):    # type: ignore[misc]
             out.fall_behind()
             self._check_behind()
             return
-        # With frames to send it takes the lock, and waits for a worker
-        # that sends; else one may do so still, which matters to a fan-out.
-        if out.frames or not self.io.pushes.spreading:
+        # A worker that sends still, or was cut short just now, matters to a
+        # fan-out alone.  Where none stands there, send_all() finds what he
+        # has left, if it has anything to send.
+        pushes: FanOut = self.io.pushes
+        if not pushes.spreading or (out.frames
+                                    and self not in pushes.senders):
             self.direct = self._straight
         outcome = out.send_all()
         if outcome is Outcome.REFUSED:

@@ -206,6 +206,41 @@ def test_no_push_goes_straight_where_a_worker_sends(server):
         assert pushes().sent_frames == straight
 
 
+def test_no_push_goes_straight_behind_a_worker_that_ends_meanwhile(server):
+    peer, made = connect(server)
+    manager, held = cherrypy.engine.wsrpc.manager, threading.Event()
+    with peer:
+        make_direct(peer, made)
+        straight = pushes().sent_frames
+        pushes().senders.append(made)       # as send_alone does
+        manager.loop.call_soon_threadsafe(held.wait, 5)
+        push(b'x', made)
+        # It may have left the rest of a frame, and posted that only now.
+        manager.post(pushes().senders.remove, made)
+        held.set()
+        assert peer.recv_text() == 'x'
+        settle()
+        assert pushes().sent_frames == straight
+
+
+def test_a_flush_opens_no_way_past_a_worker_that_still_sends(server):
+    peer, made = connect(server)
+    manager, held = cherrypy.engine.wsrpc.manager, threading.Event()
+    with peer:
+        make_direct(peer, made)
+        straight = pushes().sent_frames
+        pushes().senders.append(made)       # as send_alone does
+        manager.loop.call_soon_threadsafe(held.wait, 5)
+        push(b'x', made)
+        made.send('before')
+        manager.post(made.flush)
+        held.set()
+        assert [peer.recv_text() for _ in range(2)] == ['before', 'x']
+        settle()
+        pushes().senders.remove(made)
+        assert pushes().sent_frames == straight
+
+
 def test_no_worker_sends_by_itself_while_a_push_is_sent(server):
     peer, made = connect(server)
     waiting = []
