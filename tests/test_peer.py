@@ -17,6 +17,7 @@ from cp_wsrpc import (
     ioloop,
     logs,
     nonblocking,
+    peer as peer_module,
 )
 
 from .apps import (
@@ -822,3 +823,9 @@ def test_a_code_that_cannot_be_sent_is_told_to_the_method_that_gave_it():
         with server.peer('/api') as peer:
             assert 'ValueError' in str(failure_of(peer, 'wrong'))
             _ping(peer)
+
+
+def test_every_look_at_an_attribute_of_a_connection_is_a_fast_one():
+    # With a __getattr__ in the class CPython specialises none of them.
+    assert not any(name in vars(kind) for kind in peer_module.Peer.__mro__[:-1]
+                   for name in ('__getattr__', '__getattribute__'))
