@@ -828,7 +828,7 @@ def test_a_constructor_that_sends_is_told_where_to(server, name):
         assert peer.recv_eof() == b''
         wait_until(lambda: server.logged(
             'belong into opened(), not into __init__()'
-            if name != 'unhandled' else f'AttributeError: {name}'))
+            if name != 'unhandled' else f"no attribute '{name}'"))
         server.log_lines.clear()
         logs.limited.__self__._causes.clear()       # one line a second
 
