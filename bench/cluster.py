@@ -40,7 +40,6 @@ def serve(port: int, broker: str) -> None:
         'server.socket_host': '127.0.0.1',
         'server.socket_port': port,
         'server.socket_queue_size': 4096,
-        'tools.log_access.on': False,
     })
     config = {path: dict(part) for path, part in CONFIG.items()}
     config['/rpc']['tools.wsrpc.subscribe'] = ['t*']

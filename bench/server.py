@@ -1,8 +1,9 @@
 """``python -m bench.server --port N [--workers W] [--tls CERT KEY]``.
 
 cp_wsrpc as a user has it: liveness, limits, Origin check and all else that
-is on by default is on.  Only CherryPy's access log is off, and its listen
-backlog is long enough for thousands of connections.
+is on by default is on.  CherryPy's access log has no file to go to, though
+each request still makes its line; its listen backlog is long enough for
+thousands of connections.
 
 ``/rpc``      ``add(a, b)`` in the pool, ``add_nonblocking``, ``add_async``
 ``/notify``   ``?msg=...&times=1``: calls ``notify(msg)`` of all sockets of
@@ -84,7 +85,6 @@ def main(argv: list[str] | None = None) -> None:
         'server.socket_host': '127.0.0.1',
         'server.socket_port': given.port,
         'server.socket_queue_size': 1024,
-        'tools.log_access.on': False,
     })
     if given.tls:
         cherrypy.config.update({
