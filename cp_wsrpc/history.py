@@ -165,7 +165,9 @@ def _read_retention(pattern: str, given: Any) -> Retention:
                 or not (0 < value < math.inf
                         or (name == 'presence_grace_s' and value == 0)):
             kind = 'number' if name.endswith('_s') else 'whole number'
-            raise ConfigError(f'{where}: {name} must be a {kind} above 0, '
+            least = ('of at least' if name == 'presence_grace_s'
+                     else 'above')
+            raise ConfigError(f'{where}: {name} must be a {kind} {least} 0, '
                               f'not {value!r}')
     return Retention(**given)
 
