@@ -315,11 +315,16 @@ class Keeper:
                 waits = self._wait_for_beat_s(), self._roster.wait_s()
                 self._wake.wait(min(
                     (s for s in waits if s is not None), default=None))
+        # Not before who() of a method that still runs has told its last.
+        is_ours = self._telling.acquire(timeout=TELLING_WAIT_S)
         try:
             self._backend.depart()
         except BrokerUnavailable as error:
             log.warning('the others will find out by themselves that this '
                         'process has gone: %s', error)
+        finally:
+            if is_ours:
+                self._telling.release()
 
     def _wait_for_beat_s(self) -> float | None:
         """Seconds until the backend has to hear of us; None: never."""
@@ -340,6 +345,8 @@ class Keeper:
             raise BrokerUnavailable('the broker has not answered for '
                                     f'{TELLING_WAIT_S} s')
         try:
+            if self._stopping.is_set():
+                return False        # else who has left would be there again
             changes = self._roster.take()
             if not changes and not is_beat:
                 return False

@@ -18,7 +18,7 @@ from cp_wsrpc.backend import MemoryBackend
 from cp_wsrpc.client import Client
 from cp_wsrpc.errors import BrokerUnavailable, Overloaded
 from cp_wsrpc.history import PRESENCE, Position, read_rules
-from cp_wsrpc.presence import Change, Presence, Present, Roster
+from cp_wsrpc.presence import Change, Keeper, Presence, Present, Roster
 
 from .need import need
 from .presence_app import CONFIG, TOPICS, Root, expire_after
@@ -156,7 +156,9 @@ def test_what_is_kept_of_joins_and_leaves_is_a_rule_of_its_own(topic, mode):
     {'presence': 1}, {'presence': 'yes'}, {'presence_grace_s': -1},
     {'presence_grace_s': True}, {'presence_grace_s': float('inf')}])
 def test_an_option_that_cannot_be_is_told(option):
-    with pytest.raises(cp_wsrpc.ConfigError, match='presence'):
+    with pytest.raises(cp_wsrpc.ConfigError,
+                       match='presence must be|presence_grace_s must be a '
+                             'number of at least 0'):
         read_rules({'room': option})
 
 
@@ -579,6 +581,25 @@ def test_a_backend_that_fails_once_is_told_all_the_same(room, monkeypatch):
             with pytest.raises(CallFailed) as caught:
                 peer.call('rpc.who', [room])
             assert caught.value.code == -32000
+
+
+class Deaf:
+    def deliver(self, event):
+        pass
+
+
+def test_who_asks_while_the_process_stops_brings_nobody_back():
+    backend = MemoryBackend(read_rules(TOPICS))
+    backend.start(Deaf())
+    keeper = Keeper(backend)
+    keeper.start()
+    for id in ('#1', '#2'):
+        keeper.enter('room.x', b'"ada"', id)
+    assert keeper.who('room.x').users == [Present('ada', 2, ['#1', '#2'])]
+    keeper.stop()
+    keeper.leave('room.x', b'"ada"', '#1', 0)   # the first of two tabs
+    assert keeper.who('room.x').users == []
+    backend.stop()
 
 
 def test_an_event_that_the_loop_has_no_room_for_comes_later():
