@@ -157,8 +157,8 @@ def test_what_is_kept_of_joins_and_leaves_is_a_rule_of_its_own(topic, mode):
     {'presence_grace_s': True}, {'presence_grace_s': float('inf')}])
 def test_an_option_that_cannot_be_is_told(option):
     with pytest.raises(cp_wsrpc.ConfigError,
-                       match='presence must be|presence_grace_s must be a '
-                             'number of at least 0'):
+                       match=r'\bpresence must be|presence_grace_s must be '
+                             'a number of at least 0'):
         read_rules({'room': option})
 
 
