@@ -1206,9 +1206,11 @@
         const turn = list.restart();
         const refused = (error) => {
           if (ended || !list.isAt(turn)) return;
+          // the next join asks again
+          if (error instanceof ConnectionLostError) return;
           if (onerror) this.#run('onerror', onerror, error);
           else this.#report(error);
-          if (!error.retryable) return;
+          if (!error.retryable && !(error instanceof CallTimeoutError)) return;
           const delayMs = REJOIN_DELAY_MS * (0.5 + this.#clock.random());
           this.#timers.set(list, delayMs, load);
         };

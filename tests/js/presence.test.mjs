@@ -117,6 +117,25 @@ test('a refusal is told, a busy server asked again later', async () => {
   assert.deepEqual(seen, [[['ada'], null]]);
 });
 
+test('an answer that is late or lost is asked for again', async () => {
+  const { rpc, net, clock } = connected();
+  const errors = [];
+  const { seen } = follow(rpc, { onerror: (error) => errors.push(error.name) });
+  net.socket.reply(joined(0));
+  await clock.tick(46000);            // 30 s for the answer, then a pause
+  assert.deepEqual(errors, ['CallTimeoutError']);
+  assert.equal(net.socket.methods().filter(
+    (method) => method === 'rpc.who').length, 2);
+  net.socket.drop(1006);
+  await clock.tick(31000);
+  net.socket.open();
+  net.socket.reply({ ...joined(0), recovered: true });
+  assert.equal(net.socket.last.method, 'rpc.who');
+  net.socket.reply(found(['ada'], 0));
+  await turn();
+  assert.deepEqual([seen, errors.length], [[[['ada'], null]], 1]);
+});
+
 test('after off nothing is told', async () => {
   const { rpc, net } = connected();
   const { seen, off } = follow(rpc);
