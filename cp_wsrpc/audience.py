@@ -4,7 +4,7 @@
 
     plugin -> Audience.publish    -> broker.deliver_to, or the feed
            -> Audience.close_user -> his sockets, or the feed
-    feed   -> plugin -> Audience.hear
+    feed   -> publishing -> Audience.hear
 
 With several processes both go through ``broker.tell``; each process looks
 for the sockets of that user among its own.

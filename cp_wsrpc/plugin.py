@@ -12,8 +12,7 @@ owns
 ::
 
     tool.start_handler -> make_websocket -> 'handle-websocket' -> ioloop
-    publish()   -> broker.publish -> backend -> ioloop.fan_out -> sockets
-    broadcast() -> one frame a dialect        -> ioloop.fan_out -> sockets
+    publish(), broadcast(), who()        -> publishing
 
 The engine's ``stop`` has it drain before the HTTP server stops (bus
 priority 20, the server's is 25): handlers that wait for a client are set
@@ -31,20 +30,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import cherrypy
-import msgspec
 from ws4py.server.cherrypyserver import WebSocketPlugin
 
-from . import framing
-from .audience import Audience
 from .backend import Backend, MemoryBackend
 from .broker import Broker
-from .conversation import server_ids
-from .dialects import JSONRPC, Dialect, encode_json
 from .endpoint import Endpoint, Place, find_endpoints
-from .errors import (BrokerUnavailable, CloseCode, ConfigError,
-                     MessageTooBig, WrongThread)
-from .fanout import once_each
-from .framing import Framer
+from .errors import BrokerUnavailable, CloseCode, ConfigError, WrongThread
 from .history import Position, read_rules
 from .host_accept import rest_when_full
 from .host_log import join_logs
@@ -53,23 +44,20 @@ from .hub import Hub, Timing
 from .idempotency import KeyStore, MemoryKeyStore
 from .invocation import enter_worker, leave_worker
 from .ioloop import IOLoop
-from .logs import escape, limited
-from .messages import NO_ID
 from .peer import Peer
 from .presence import Presence
+from .publishing import Publishing, path_of
 from .recording import recorder
 from .shutdown import shut_down
 from .statistics import Statistics, read_namespace
 from .users import Target
-from .websocket import State, WebSocket, message_of
+from .websocket import State, WebSocket
 from .workers import Strand, WorkerPool
 
 __all__ = ['WsrpcPlugin']
 
 log = logging.getLogger('cp_wsrpc.plugin')
 
-#: One message of a broadcast.
-MAX_BROADCAST_BYTES = 4 << 20
 #: Seconds that a start waits for the stop before it, which takes 14 s and
 #: what threads need to end.
 _STOP_WAIT_S = 20.0
@@ -177,13 +165,11 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
         broker = Broker(self._make_backend(), io.fan_out, self._hear,
                         io.counters)
         kept = self._make_key_store()
+        self._publishing = Publishing(io, pool, broker, kept)
         self.hub = Hub(io, pool, broker,
                        Timing(self.ping_interval_s, self.ping_timeout_s,
                               self.write_stall_s, self.drain_timeout_s),
                        self._counts, kept=kept)
-        self._audience = Audience(io, broker, self._tell)
-        # In their order: without a thread, nothing is published off it.
-        self._in_order = Strand(pool)
         pool.start()
         io.start()
         broker.start()
@@ -404,14 +390,10 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
 
     def _adopt(self, websocket: WebSocket) -> None:
         self._renew(websocket)      # a graceful may have come between
-        self._audience.admit(websocket)
+        self._publishing.audience.admit(websocket)
         self.manager.adopt(websocket)
 
     # -- pushes: any thread ------------------------------------------------
-    #
-    # With a broker that may have to be waited for, the loop's thread (async
-    # and nonblocking methods) hands them to the pool, where they keep their
-    # order; what goes wrong there can only be logged.
 
     def publish(self, topic: str, data: Any, key: str | None = None,
                 user: Any = ...) -> Position | None:
@@ -423,17 +405,10 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
         if recording is not None:
             recording.publish(topic, data, key)
             return None
-        hub = self.hub
-        if hub is None:
+        if self.hub is None:
             log.debug('publish(%r) while the engine does not run', topic)
             return None
-        broker = hub.broker
-        if broker.is_shared and hub.io.in_loop():
-            encode_json(data)       # to raise here what is the caller's
-            self._in_order.post(self._publish_off_loop, broker, topic, data,
-                                key)
-            return None
-        return broker.publish(topic, data, key)
+        return self._publishing.publish(topic, data, key)
 
     def _publish_to(self, topic: str, data: Any, key: str | None,
                     user: Any) -> None:
@@ -446,18 +421,13 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
         elif self.hub is None:
             log.debug('publish(%r) while the engine does not run', topic)
         else:
-            self._audience.publish(topic, data, user)
+            self._publishing.audience.publish(topic, data, user)
 
     def position(self, topic: str) -> Position | None:
         """Where a topic is just now; see ``cp_wsrpc.position``."""
-        hub = self.hub
-        if hub is None or recorder.get() is not None:
+        if self.hub is None or recorder.get() is not None:
             return None
-        if hub.broker.is_shared and hub.io.in_loop():
-            raise WrongThread(
-                'position() asks Redis, for which the I/O loop would wait: '
-                'call it in a plain method or page handler')
-        return hub.broker.position(topic)
+        return self._publishing.position(topic)
 
     def close_user(self, user: Any, code: int = CloseCode.FORBIDDEN,
                    reason: str = '') -> int:
@@ -468,15 +438,7 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
         if self.hub is None:
             log.debug('close_user() while the engine does not run')
             return 0
-        return self._audience.close_user(user, code, reason)
-
-    def _publish_off_loop(self, broker: Broker, *args: Any) -> None:
-        try:
-            broker.publish(*args)
-        except Exception as error:  # nobody waits for it but the log
-            limited(log, 'publish', logging.ERROR,
-                    'what an async or nonblocking method published on %s '
-                    'is lost: %s', escape(args[0]), escape(error))
+        return self._publishing.audience.close_user(user, code, reason)
 
     def broadcast(self, name: str, *args: Any, endpoint: str | None = None,
                   user: Any = None) -> None:
@@ -484,106 +446,30 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
         recording = recorder.get()
         if recording is not None:
             recording.broadcast(name, *args, endpoint=endpoint, user=user)
-            return
-        hub = self.hub
-        if hub is None:
+        elif self.hub is None:
             log.debug('broadcast(%r) while the engine does not run', name)
-            return
-        if not hub.broker.is_shared:
-            self._broadcast_here(name, args, endpoint, user)
-            return
-        text = encode_json({'name': name, 'args': args,
-                            'endpoint': endpoint, 'user': user})
-        if len(text) > MAX_BROADCAST_BYTES:
-            raise MessageTooBig(f'{len(text)} bytes in one broadcast; '
-                                f'{MAX_BROADCAST_BYTES} are allowed')
-        self._tell('broadcast', text)
-
-    def _tell(self, what: str, text: bytes,
-              failed: Callable[[], None] | None = None) -> None:
-        """Have all processes hear of it, by a broker that is shared.
-
-        ``failed`` is called when that has raised, before it is told.
-        """
-        hub = self.hub
-        if hub is None:
-            return
-
-        def tell() -> None:
-            try:
-                hub.broker.tell(what, text)
-            except BaseException:  # whatever it was: nobody has been told
-                if failed is not None:
-                    failed()
-                raise
-
-        if hub.io.in_loop():
-            self._in_order.post(self._tell_off_loop, what, tell)
         else:
-            tell()
-
-    def _tell_off_loop(self, what: str, tell: Callable[[], None]) -> None:
-        try:
-            tell()
-        except Exception as error:  # nobody waits for it but the log
-            limited(log, 'publish', logging.ERROR, 'a %s of an async or '
-                    'nonblocking method is lost: %s', what, escape(error))
-
-    def _hear(self, what: str, text: bytes) -> None:
-        """Some process has told all; on the broker's thread."""
-        if what == 'settled':
-            hub = self.hub
-            if hub is not None:
-                hub.kept.hear(text)
-        elif what == 'broadcast':
-            said = _decode_broadcast(text)
-            self._broadcast_here(said.name, tuple(said.args), said.endpoint,
-                                 said.user)
-        else:
-            self._audience.hear(what, text)
-
-    def _broadcast_here(self, name: str, args: tuple[Any, ...],
-                        endpoint: str | None, user: Any) -> None:
-        def build(dialect: Dialect, framer: Framer) -> bytes:
-            id = NO_ID if dialect.has_notifications else next(server_ids)
-            return framer.text_frame(dialect.encode_call(id, name, args))
-
-        frame_for = once_each(build)
-        # Encoded here for most peers, so that what is no JSON is told to
-        # the caller, not to the log.
-        size = len(frame_for(JSONRPC, framing))
-        if size > MAX_BROADCAST_BYTES:
-            raise MessageTooBig(f'{size} bytes in one broadcast; '
-                                f'{MAX_BROADCAST_BYTES} are allowed')
-        target = None if user is None else Target(user)
-        self.manager.fan_out(
-            lambda: [(self._peers(endpoint, target), frame_for)], size)
+            self._publishing.broadcast(name, args, endpoint, user)
 
     def who(self, topic: str) -> Presence:
         """Who is on a topic; see ``cp_wsrpc.who``."""
         recording = recorder.get()
         if recording is not None:
             return recording.who(topic)
-        hub = self.hub
-        if hub is None:
+        if self.hub is None:
             raise BrokerUnavailable('the engine does not run')
-        if hub.broker.is_shared and hub.io.in_loop():
-            raise WrongThread('who() waits for the broker: ask in a method '
-                              'that is neither async nor nonblocking')
-        return hub.broker.who(topic)
+        return self._publishing.who(topic)
 
     def broadcast_raw(self, message: Any, binary: bool = False) -> None:
         """Send a raw message to the sockets of plain handlers.
 
         ws4py's 'websocket-broadcast'.  RPC peers could not parse it.
         """
-        opcode, payload = message_of(message, binary)
         if self.hub is not None:
-            self.manager.fan_out(
-                lambda: [([websocket for websocket in self.manager
-                           if not isinstance(websocket, Peer)],
-                          once_each(lambda _, framer: framer.frame(
-                              opcode, payload)))], len(payload))
+            self._publishing.broadcast_raw(message, binary)
+
+    def _hear(self, what: str, text: bytes) -> None:
+        self._publishing.hear(what, text)
 
     def connections(self, endpoint: str | None = None,
                     user: Any = None) -> list[WebSocket]:
@@ -595,30 +481,16 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
         found: Iterable[WebSocket] = (
             self.manager.peers_at() if endpoint is None else
             [websocket for websocket in self.manager
-             if websocket.endpoint.url_path == _path_of(endpoint)])
+             if websocket.endpoint.url_path == path_of(endpoint)])
         return [websocket for websocket in found
                 if websocket.state is State.OPEN
                 and (target is None or target.is_met_by(websocket))]
-
-    def _peers(self, endpoint: str | None, target: Target | None,
-               ) -> list[WebSocket]:
-        """Those of an endpoint and a user; the closing ones, too."""
-        peers = self.manager.peers_at(
-            None if endpoint is None else _path_of(endpoint))
-        if target is None:
-            return peers
-        return [peer for peer in peers if target.is_met_by(peer)]
 
 
 def _applications() -> list[Any]:
     """Those in the tree, which may hold any WSGI callable as well."""
     return [app for app in cherrypy.tree.apps.values()
             if isinstance(app, cherrypy.Application)]
-
-
-def _path_of(endpoint: str) -> str:
-    """``'/api'`` for ``'/api/'``: one endpoint."""
-    return endpoint.rstrip('/') or '/'
 
 
 def _default_max_connections() -> int:
@@ -631,17 +503,6 @@ def _default_max_connections() -> int:
         return 100_000
     return max(soft - 200, soft // 2)
 
-
-class _Broadcast(msgspec.Struct):
-    """What ``broadcast`` tells the other processes."""
-
-    name: str
-    args: list[msgspec.Raw] = []
-    endpoint: str | None = None
-    user: Any = None
-
-
-_decode_broadcast = msgspec.json.Decoder(_Broadcast).decode
 
 _OPTIONS = ('thread_pool', 'max_connections', 'ping_interval_s',
             'ping_timeout_s', 'write_stall_s', 'drain_timeout_s', 'topics',
