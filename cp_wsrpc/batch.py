@@ -4,19 +4,27 @@ Items end on different threads, in any order; :class:`BatchReply` stands at
 ``call.batch`` of each.  Who joins a topic in a batch must not get an event
 before the array that tells him so, however slow another item is: so what
 begins with the reply (:meth:`BatchReply.put_last`) waits until all else is
-answered, and then the last replies, the array and the first events go into
-the out-queue in this order, in one step of the loop.
+answered, and all of that is ready; then the last replies, the array and the
+first events go into the out-queue in this order, in one step of the loop.
 """
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
-from typing import TypeAlias
+from typing import NamedTuple
 
 __all__ = ['BatchReply', 'Last']
 
-#: Answers its item, and returns the frames that follow the array.
-Last: TypeAlias = Callable[[], Iterable[bytes]]
+
+class Last(NamedTuple):
+    """What answers its item when all others are answered.
+
+    ``run()``       does it, and returns the frames that follow the array
+    ``is_ready()``  False: ``run()`` cannot yet, and has it put in again
+    """
+
+    run: Callable[[], Iterable[bytes]]
+    is_ready: Callable[[], bool] = lambda: True
 
 
 class BatchReply:
@@ -49,19 +57,23 @@ class BatchReply:
                 return None
         return b'[' + b','.join(self._texts) + b']'
 
-    def put_last(self, run: Last) -> None:
-        """Have ``run()`` called on the loop when all else is answered."""
+    def put_last(self, last: Last) -> None:
+        """Have it run on the loop when all else is answered."""
         with self._lock:
-            self._last.append(run)
+            self._last.append(last)
             if self._left == len(self._last):
                 self._post(self._run_last)
 
     def _run_last(self) -> None:
+        # The loop alone changes _last.  Who is ready waits for who is not:
+        # his first event would come before the array.
+        late = [last for last in self._last if not last.is_ready()]
+        due = late or self._last
         with self._lock:
-            last, self._last = self._last, []
+            self._last = [last for last in self._last if last not in due]
         frames: list[bytes] = []
-        for run in last:
-            frames += run()
+        for last in due:
+            frames += last.run()
         for frame in frames:
             self._enqueue(frame)
 

@@ -126,15 +126,15 @@ def _join_with_batch(peer: Peer, call: Call, topic: str) -> None:
         _return(peer, call, arrival.id)
         return frames or []
 
-    _end_with_batch(peer, call, enter)
+    _end_with_batch(peer, call, Last(enter))
 
 
-def _end_with_batch(peer: Peer, call: Call, run: Last) -> None:
-    """Have ``run()`` answer the call, with the others of its batch."""
+def _end_with_batch(peer: Peer, call: Call, last: Last) -> None:
+    """Have ``last`` answer the call, with the others of its batch."""
     if call.batch is not None and call.id is not NO_ID:
-        call.batch.put_last(run)
+        call.batch.put_last(last)
     else:
-        for frame in run():
+        for frame in last.run():
             peer.enqueue(frame)
 
 
@@ -161,7 +161,9 @@ def _join(peer: Peer, call: Call, topic: str, since: Position | None,
             peer.io.post(have_read, found)
 
     def have_read(found: Recovery | None) -> None:
-        _end_with_batch(peer, call, lambda: enter(found))
+        _end_with_batch(peer, call, Last(
+            lambda: enter(found),
+            lambda: found is None or not arrival.spoiled))
 
     def enter(found: Recovery | None) -> list[bytes]:
         try:
@@ -299,7 +301,7 @@ def _on(peer: Peer, call: Call) -> None:
 
     def ask_next() -> None:
         if not remaining:
-            _end_with_batch(peer, call, join)
+            _end_with_batch(peer, call, Last(join))
             return
         name = remaining.pop()
         _ask(peer, call, *_reading_rule(peer, name), ask_next)

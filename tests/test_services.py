@@ -376,6 +376,32 @@ def test_in_a_batch_too_the_reply_comes_before_the_first_event(
             assert values[-2:] == ['live', 'live']
 
 
+def test_who_must_read_again_holds_up_the_events_of_all_his_batch():
+    gate = Gate()
+
+    class Api:
+        @expose
+        def hold(self):
+            return gate.enter()
+
+    with serving_api(Api(), ALL, engine={'wsrpc.topics': {'kept': {}}},
+                     ) as server, \
+            server.peer('/api') as peer, server.peer('/api') as other:
+        other.call('rpc.subscribe', ['kept'])
+        peer.send_json([request('rpc.subscribe', {'topic': 'kept'}, 1),
+                        request('rpc.subscribe', ['second'], 2),
+                        request('hold', None, 3)])
+        gate.wait_entered()
+        cp_wsrpc.publish('second', 'held')
+        for n in range(1005):       # more than is held
+            cp_wsrpc.publish('kept', n)
+        while other.recv_json()['params']['result'] != n:
+            pass
+        gate.open()
+        assert {answer['id'] for answer in peer.recv_json()} == {1, 2, 3}
+        assert peer.recv_json()['params']['result'] == 'held'
+
+
 def test_a_batch_that_joins_and_publishes_has_its_own_event():
     with serving_api(Api(), ALL) as server, server.peer('/api') as peer:
         peer.send_json([
