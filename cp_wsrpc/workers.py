@@ -9,7 +9,8 @@ Three ways in, all of which start work in the order in which it came:
   while the running one waits for its client.
 
 What is put in is a function that never raises and its argument; what it
-raises all the same is logged and ends nothing.
+raises all the same is logged and ends nothing.  Each runs in a copy of the
+context (``contextvars``) that ``on_thread_start`` has left.
 
 Fairness: a connection has at most half of the pool, in the queue and at
 work; what it sends beyond that waits in its own lane and goes to the
@@ -28,6 +29,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -318,6 +320,7 @@ class WorkerPool:
                                                  lane_of_call)
         generation = self._generation
         self._hook(self._on_start)
+        context = copy_context()
         bed = threading.Lock()
         bed.acquire()
         get = queue.get
@@ -331,9 +334,12 @@ class WorkerPool:
                     generation = self._generation
                     self._hook(self._on_stop)
                     self._hook(self._on_start)
+                    context = copy_context()
                 lane_of_call[0] = lane
                 try:
-                    run(argument)
+                    # In a context of its own: what it sets is not for the
+                    # next, which may be another user's (20 ns).
+                    context.copy().run(run, argument)
                 except BaseException:
                     # Nothing of the application's comes this far: it is a
                     # fault of ours, and no reason to lose a worker.

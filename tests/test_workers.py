@@ -1,6 +1,7 @@
 """The pool is bounded, fair, and never stuck on those who wait."""
 from __future__ import annotations
 
+import contextvars
 import logging
 import threading
 from collections.abc import Callable, Iterator
@@ -119,6 +120,26 @@ def test_a_task_that_raises_costs_no_worker_and_no_place(
     assert len(failed) == 5
     assert all(record.exc_info and record.exc_info[1] is error
                for record in failed)
+
+
+def test_what_a_task_sets_in_its_context_is_not_for_the_next() -> None:
+    user = contextvars.ContextVar('user', default='of the thread')
+    found: list[str] = []
+    pool = WorkerPool(1, on_thread_start=lambda: user.set('of the hook'))
+    pool.start()
+    lane, strand = Lane(pool, 8), Strand(pool)
+
+    def enter(name: str) -> None:
+        found.append(user.get())
+        user.set(name)
+
+    for name in 'ab':
+        assert lane.submit(enter, name)
+    strand.post(enter, 'c')
+    strand.post(enter, 'd')
+    wait_until(lambda: len(found) == 4)
+    assert found == ['of the hook'] * 4
+    assert pool.stop(DEADLINE_S)
 
 
 def test_an_idle_worker_keeps_no_object_of_its_last_call(
