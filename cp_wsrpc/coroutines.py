@@ -10,11 +10,13 @@ that waits keeps the task as its own, and those behind it get another::
 
 Each call has a context of its own, and what it asks of its task
 (``asyncio.timeout``, ``current_task``, ``cancel``) is asked of one that
-runs no other call, once it has waited.
+runs no other call, once it has waited, or has kept the task somewhere: a
+``cancel()`` that comes late must not hit the call of somebody else.
 """
 from __future__ import annotations
 
 import asyncio
+import sys
 import types
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
@@ -88,12 +90,14 @@ class Coroutines:
         assert task is not None
         waiting, ends = self._waiting, self._now() + _TURN_S
         self._is_due = False
+        references = sys.getrefcount(task)
         while waiting:
             run, call, done, begun = waiting.popleft()
             error: BaseException | None = None
             try:
                 has_waited = await self._drive(run(call), call.name)
-                is_own = has_waited or task.cancelling() > 0
+                is_own = (has_waited or task.cancelling() > 0
+                          or sys.getrefcount(task) > references)
             except BaseException as raised:     # told to done()
                 error, is_own = raised, True
             done(call, begun, error)

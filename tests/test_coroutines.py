@@ -4,6 +4,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -35,7 +36,8 @@ class Calls:
 
     def start(self, name: str, function: Callable[[], Any]) -> None:
         async def run(call: Call) -> None:
-            self.tasks[name] = asyncio.current_task()
+            # Not to be kept, see there; one for each task.
+            self.tasks[name] = weakref.ref(asyncio.current_task())
             await function()
 
         self.coroutines.start(run, Call(1, name, None, None), self._note)
@@ -74,6 +76,24 @@ def test_calls_that_do_not_wait_share_a_task(calls):
     calls.run_until_ended('a', 'b', 'c')
     assert calls.order == ['a', 'b', 'c']
     assert len({id(task) for task in calls.tasks.values()}) == 1
+
+
+def test_who_keeps_his_task_and_cancels_it_late_hits_no_other_call(calls):
+    kept = []
+
+    async def keep() -> None:
+        kept.append(asyncio.current_task())
+
+    async def cancel_late() -> None:
+        kept[0].cancel()
+        await asyncio.sleep(0)
+
+    calls.start('keeps', keep)
+    calls.start('waits', asyncio.Event().wait)
+    calls.start('cancels', cancel_late)
+    calls.run_until_ended('keeps', 'cancels')
+    assert 'waits' not in calls.ended
+    assert calls.tasks['waits'] is not calls.tasks['keeps']
 
 
 def test_a_call_that_waits_holds_nobody_up_and_keeps_its_task(calls):
@@ -165,7 +185,7 @@ def test_one_that_is_cancelled_is_told_so_and_the_rest_go_on(calls):
     calls.start('endless', lambda: asyncio.Event().wait())
     calls.start('a', at_once)
     calls.run_until_ended('a')
-    calls.tasks['endless'].cancel()
+    calls.tasks['endless']().cancel()
     calls.start('b', at_once)
     calls.run_until_ended('endless', 'b')
     assert isinstance(calls.ended['endless'], asyncio.CancelledError)
