@@ -290,7 +290,7 @@ class IOLoop:
             begun = self.now()
             try:
                 run(*args)
-            except Exception:  # a fault of ours: the rest is to run
+            except BaseException:  # a fault of ours: the rest is to run
                 log.exception('%r failed', run)
             self.note_time(begun)
         if pushes.spreading:
@@ -309,17 +309,20 @@ class IOLoop:
         """Call a method of a socket; a fault in it ends it alone."""
         try:
             getattr(websocket, name)(*args)
-        except Exception:  # a fault of ours, or of what it called
+        except BaseException:  # a fault of ours, or of what it called
             self.fail(websocket)
 
     def fail(self, websocket: WebSocket) -> None:
         """A fault of ours while serving a socket: log it, close it."""
-        limited(log, 'fault', logging.ERROR, '%r: closed after a fault of '
-                'cp_wsrpc', websocket, exc_info=True)
+        try:
+            limited(log, 'fault', logging.ERROR, '%r: closed after a fault '
+                    'of cp_wsrpc', websocket, exc_info=True)
+        except BaseException:  # an exception that raises when it is looked at
+            log.error('%r: closed after a fault of cp_wsrpc', websocket)
         self.stretch.end()
         try:
             websocket.abort(1011, 'internal error')
-        except Exception:  # it is broken enough as it is
+        except BaseException:  # it is broken enough as it is
             log.exception('%r could not be closed', websocket)
 
     def adopt(self, websocket: WebSocket) -> None:
@@ -423,7 +426,7 @@ class IOLoop:
         begun = self.now()
         try:
             websocket.on_readable()
-        except Exception:  # a fault of ours ends one socket
+        except BaseException:  # a fault of ours ends one socket
             self.fail(websocket)
         self.note_time(begun)
 
@@ -512,7 +515,7 @@ class IOLoop:
         websocket.timer_tick = None
         try:
             due = websocket.on_timer(now)
-        except Exception:  # a fault of ours ends one socket
+        except BaseException:  # a fault of ours ends one socket
             self.fail(websocket)
             return
         if due is not None:

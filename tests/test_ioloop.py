@@ -462,6 +462,30 @@ def test_a_fault_of_ours_ends_one_socket_alone(server, step):
     assert any('a fault of' in line for line in server.log_lines)
 
 
+def test_a_fault_that_cannot_even_be_logged_ends_one_socket_alone(server):
+    class Fault(Exception):
+        harms = True
+
+        @property
+        def __class__(self):            # what isinstance() looks at
+            if Fault.harms:
+                raise SystemExit
+            return Fault
+
+    def fail(*args):
+        raise Fault
+
+    with server.peer('/api') as other:
+        peer, made = connect(server)
+        made.on_items = fail
+        peer.send_text('x')
+        try:
+            assert made.closings.get(timeout=5) == (1011, 'internal error')
+        finally:
+            Fault.harms = False         # pytest looks at it, too
+        assert other.call('ping') == 'pong'
+
+
 def test_a_socket_that_cannot_even_be_closed_hurts_nobody(server):
     def fail(*args):
         raise AssertionError('a fault of ours')
