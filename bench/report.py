@@ -18,6 +18,9 @@ from .measurements import MEASUREMENTS, Goal, Measurement
 
 __all__ = ['as_text', 'machine', 'write']
 
+#: What a table cannot say: written by people, of the figures of one day.
+_NOTES = pathlib.Path(__file__).parent / 'notes.rst'
+
 #: {contender: what the load printed in each round}; none if it failed
 Figures: TypeAlias = 'dict[str, list[dict[str, float]]]'
 
@@ -80,6 +83,7 @@ def _page(found: list[tuple[Measurement, Figures]], machine_line: str,
     if rows:
         yield from _section('Goals')
         yield from _table(('what', 'who', 'goal', 'measured', ''), rows)
+        yield _NOTES.read_text()
     for measurement, figures in found:
         yield from _section(measurement.title)
         seconds = measurement.once_s or results[
