@@ -32,7 +32,8 @@ import msgspec
 from .batch import Last
 from .errors import (BrokerUnavailable, Busy, ConnectionLostError,
                      InvalidParams, InvalidRequest, MethodNotFound,
-                     ResponseTooBig, RPCError, TopicRefused)
+                     ResponseTooBig, RPCError, TooManySubscriptions,
+                     TopicRefused)
 from .exposure import kind_of
 from .history import PRESENCE, Position, Recovery
 from .invocation import ask, check_session, fail
@@ -286,25 +287,35 @@ def _publish(peer: Peer, call: Call) -> None:
 
 def _on(peer: Peer, call: Call) -> None:
     names = _read_names(call)
-    remaining = list(names)
     # An rpc.off may come while the rules are asked, and takes its names out.
     call.args = wanted = dict.fromkeys(names)
+    remaining = list(wanted)
+    limit = peer.endpoint.options.max_subscriptions
+    if len(remaining) > limit:      # before so many rules are asked
+        raise TooManySubscriptions(f'{limit} topics a connection are allowed')
 
     def join() -> tuple[bytes, ...]:
+        joined: list[str] = []
         try:
             for name in wanted:
-                peer.listen(name)
+                if name not in peer.heard:
+                    peer.listen(name)
+                    joined.append(name)
             _return(peer, call, dict.fromkeys(names, 'ok'))
         except BaseException as error:  # it has a batch to end
+            for name in joined:         # all of them, or none
+                peer.hub.broker.unlisten(peer, name)
             peer.complete(call, fail(call, error))
         return ()
 
     def ask_next() -> None:
-        if not remaining:
-            _end_with_batch(peer, call, Last(join))
-            return
-        name = remaining.pop()
-        _ask(peer, call, *_reading_rule(peer, name), ask_next)
+        while remaining:
+            name = remaining.pop()
+            rule, args = _reading_rule(peer, name)
+            if rule is not True:
+                _ask(peer, call, rule, args, ask_next)
+                return
+        _end_with_batch(peer, call, Last(join))
 
     ask_next()
 

@@ -323,6 +323,20 @@ def test_a_subscription_granted_to_a_connection_that_is_gone_is_none():
             assert not broker._topics and not broker._listeners
 
 
+@pytest.mark.parametrize('count', [97, 100, 101, 30_000])
+def test_an_rpc_on_of_too_many_names_hears_none_of_them(count):
+    with serving_api(Api(), ALL) as server, server.peer('/api') as peer:
+        for name in ('a', 'b', 'c'):
+            assert peer.call('rpc.on', [name]) == {name: 'ok'}
+        names = [f'n{n}' for n in range(count)]
+        if count == 97:
+            assert len(peer.call('rpc.on', names)) == count
+        else:
+            code, message, _ = failure_of(peer, 'rpc.on', names)
+            assert code == -32006 and '100 topics' in message
+            assert only_connection().heard == {'a', 'b', 'c'}
+
+
 def test_a_batch_may_hold_services():
     with serving_api(Api(), ALL) as server, server.peer('/api') as peer:
         peer.send_json([request('rpc.subscribe', ['a'], 1),
