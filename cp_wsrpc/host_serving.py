@@ -172,7 +172,7 @@ class Surroundings:
         self.request: Any = None
         self.response: Any = None
         self.session: Any = None
-        self.turn: Any = None       # on a Route's instance (workers.Turn)
+        self.turn: Any = None       # on a Route's instance (turns.Turn)
 
 
 def surroundings_of(call: Call) -> Surroundings:

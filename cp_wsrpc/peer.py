@@ -36,8 +36,9 @@ from .invocation import (answer, ask_authorizers, check_session, fail,
 from .logs import escape, limited
 from .messages import NO_ID, Call, Failure, Result
 from .repeats import waits_for_key
+from .turns import Turn
 from .websocket import State, WebSocket
-from .workers import Lane, Strand, Turn
+from .workers import Lane, Strand
 
 if TYPE_CHECKING:
     from .registry import Method
