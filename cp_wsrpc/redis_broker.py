@@ -361,6 +361,11 @@ class _Reader:
             except (msgspec.MsgspecError, ValueError) as error:
                 self._skip(error)
                 return
+            except Exception:   # a fault of ours: else it is read for ever
+                limited(log, 'entry', logging.ERROR,
+                        'an entry of the feed failed, and is skipped',
+                        exc_info=True)
+                return
 
     def _skip(self, error: Exception) -> None:
         self._store.skipped += 1

@@ -745,6 +745,22 @@ def test_the_key_of_an_event_comes_through_the_feed(feeding):
         'car-7', None, '"'])
 
 
+def test_an_entry_over_which_we_stumble_holds_up_no_other(feeding, caplog):
+    backend, feed = feeding
+    heard = feed.hear
+
+    def stumble(what, text):
+        heard(what, text)
+        raise LookupError('of ours')
+
+    feed.hear = stumble
+    backend.tell('done', b'1')
+    backend.publish('news', b'1')
+    wait_until(lambda: feed.events[1:])
+    assert feed.events == ['done', 1]
+    assert 'is skipped' in caplog.text and 'of ours' in caplog.text
+
+
 def test_volatile_events_are_dropped_there(feeding):
     backend, feed = feeding
     feed.busy.set()
