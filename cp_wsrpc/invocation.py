@@ -393,13 +393,18 @@ def fail(call: Call, error: BaseException, ran: bool = True) -> bytes:
     """
     peer = call.connection
     ref = None
-    if not isinstance(error, (ConnectionLostError, asyncio.CancelledError)) \
-            and not is_answer(error):
-        ref = report(peer, call.name, error)
-    code, message, data = failure_of(error, peer.endpoint.options.debug, ref)
-    # One that is made once and raised often would grow by its frames each
-    # time, and keep what they hold.
-    error.__traceback__ = None
+    try:
+        if not is_answer(error) and not isinstance(
+                error, (ConnectionLostError, asyncio.CancelledError)):
+            ref = report(peer, call.name, error)
+        code, message, data = failure_of(
+            error, peer.endpoint.options.debug, ref)
+        # One that is made once and raised often would grow by its frames
+        # each time, and keep what they hold.
+        error.__traceback__ = None
+    except BaseException:  # the application's class, which raises itself
+        return fail(call, WsrpcError(
+            f'{call.name} raised what raises when it is looked at'), ran)
     peer.hub.statistics.count_failure(call, code, ran)
     text: bytes = call.dialect.encode_failure(call.id, code, message, data)
     return text

@@ -320,6 +320,7 @@ class IOLoop:
         except BaseException:  # an exception that raises when it is looked at
             log.error('%r: closed after a fault of cp_wsrpc', websocket)
         self.stretch.end()
+        self.cell.call = None
         try:
             websocket.abort(1011, 'internal error')
         except BaseException:  # it is broken enough as it is

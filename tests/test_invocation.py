@@ -897,6 +897,34 @@ def test_any_other_exception_stays_behind_a_reference(failing, kind, name):
     assert failure_of(peer, kind, ['rpc'])[0] == 7
 
 
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('name', ['__class__', '__traceback__'])
+def test_what_raises_when_it_is_looked_at_is_an_error_like_any(name, kind):
+    harms = []
+
+    def look(error, *args):
+        if harms:
+            raise SystemExit
+        return {'__class__': Evil, '__traceback__': None}[name]
+
+    Evil = type('Evil', (Exception,), {name: property(look, look)})
+
+    def work(does_harm):
+        if does_harm:
+            harms.append(True)
+            raise Evil
+        harms.clear()
+
+    with serving_api(Kinds(work)) as server, server.peer('/api') as peer:
+        try:
+            code, message, data = failure_of(peer, kind, [True])
+        finally:
+            harms.clear()       # pytest looks at it, too
+        assert (code, message) == (-32000, 'internal error')
+        assert server.logged(data['ref'])
+        assert peer.call(kind, [False]) is None
+
+
 def test_each_error_has_a_reference_that_stands_in_the_log(failing):
     server, peer = failing
     refs = {failure_of(peer, 'pool', [name])[2]['ref']
