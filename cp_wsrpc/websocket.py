@@ -229,7 +229,7 @@ class WebSocket(Outlet, Ws4pyWebSocket):    # type: ignore[misc]
         self._check_connected()
         opcode, data = message_of(payload, binary)
         self._check_size(len(data))
-        if len(data) < _LARGE_BYTES:
+        if len(data) < _LARGE_BYTES or self.state is State.NEW:
             self.enqueue(self.framer.frame(opcode, data))
         elif self.state is State.OPEN:
             self.send_alone(*self.framer.frame_parts(opcode, data))

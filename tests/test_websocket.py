@@ -785,10 +785,13 @@ def unopened(server):
 
 def test_what_is_sent_before_it_is_opened_goes_out_when_it_is(unopened):
     peer, made, go_on = unopened
+    large = 'x' * 100_000
     made.send('one')
+    made.send(large)
     made.send('two')
     go_on.set()
     assert peer.recv_text() == 'one'
+    assert peer.recv_text() == large
     assert peer.recv_text() == 'two'
     assert made.next() == ('opened',)
     made.send('three')
