@@ -336,7 +336,7 @@ class WorkerPool:
                 lane_of_call[0] = lane
                 try:
                     # In a context of its own: what it sets is not for the
-                    # next, which may be another user's (20 ns).
+                    # next, which may be another user's (45 ns).
                     context.copy().run(run, argument)
                 except BaseException:
                     # Nothing of the application's comes this far: it is a
