@@ -82,7 +82,8 @@ def _page(found: list[tuple[Measurement, Figures]], machine_line: str,
             for measurement, figures in found for goal in measurement.goals]
     if rows:
         yield from _section('Goals')
-        yield from _table(('what', 'who', 'goal', 'measured', ''), rows)
+        yield from _table(('what', 'who', 'goal', 'measured', 'reached'),
+                          rows)
         yield _NOTES.read_text()
     for measurement, figures in found:
         yield from _section(measurement.title)
