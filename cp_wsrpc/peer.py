@@ -102,11 +102,22 @@ class Peer(WebSocket):
                                + options.max_waiting_per_connection)
         self.dialect = DIALECTS.get(handshake.subprotocol or '',
                                     DIALECTS[options.dialect])
+        self._pack()
 
     def renew(self, endpoint: Any) -> None:
         super().renew(endpoint)
         self.around = endpoint.options.around
         self._methods = endpoint.registry
+        self._pack()
+
+    def _pack(self) -> None:
+        """Lay out what ``on_items`` needs for each call."""
+        io, options = self.io, self.endpoint.options
+        self._kit = (
+            io, self._methods, self.conversation.running,
+            self._max_in_flight, options.max_depth, options.max_batch,
+            self.lane, io.cell, io.stretch, self.out.frames.append,
+            self.framer.text_frame)
 
     # -- for applications: any thread --------------------------------------
 
@@ -224,18 +235,13 @@ class Peer(WebSocket):
         ``_begin`` would have them: nonblocking ones of which nothing need
         be asked first (``Method.is_direct``), which are run without ever
         being "in flight", and those of the pool that belong to no Route.
-        What all of a read have in common is looked up once: of a
-        nonblocking call 0.35 us of 2.0, of one in the pool 0.2.
+        What all calls have in common stands in ``_kit``: of a nonblocking
+        call that is alone in its read 0.3 us of 4.
         """
-        io, methods = self.io, self._methods
-        running, max_running = self.conversation.running, self._max_in_flight
-        options = self.endpoint.options
-        max_depth, max_batch = options.max_depth, options.max_batch
+        (io, methods, running, max_running, max_depth, max_batch, lane, mine,
+         stretch, put, text_frame) = self._kit
         takes_calls = self._held is None and not self.hub.draining
         takes_direct = takes_calls and self._takes_direct
-        lane, submit, now = self.lane, io.submit_soon, self._last_read
-        mine, stretch = io.cell, io.stretch
-        put, text_frame = self.out.frames.append, self.framer.text_frame
         for item in items:
             if type(item) is not bytes:
                 self._on_frame(item)
@@ -276,10 +282,10 @@ class Peer(WebSocket):
             elif (method.is_plain and takes_calls and id is not NO_ID
                     and len(running) < max_running):
                 running[id] = call
-                call.arrived = now
+                call.arrived = now = self._last_read
                 if method.timeout_s:
                     call.deadline = now + method.timeout_s
-                submit(lane, run_on_worker, call)
+                io.submit_soon(lane, run_on_worker, call)
             else:
                 self._begin(call)
         if stretch.method is not None:

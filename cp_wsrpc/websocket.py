@@ -55,7 +55,7 @@ from . import framing, transport
 from .errors import CloseCode, MessageTooBig
 from .fanout import FanOut, Outlet
 from .logs import escape, limited
-from .outqueue import Outcome, OutQueue
+from .outqueue import LOST, NOT_TRIED, REFUSED, SENT, OutQueue
 from .users import key_of
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class State(enum.IntEnum):
 
 
 #: Looking an enum's member up costs 50 ns before Python 3.12.
-_NEW, _OPEN, _LEAVING = State.NEW, State.OPEN, State.LEAVING
+_NEW, _OPEN, _, _LEAVING, _CLOSED = State
 
 
 class WebSocket(Outlet, Ws4pyWebSocket):    # type: ignore[misc]
@@ -309,18 +309,18 @@ class WebSocket(Outlet, Ws4pyWebSocket):    # type: ignore[misc]
         for a plain socket: a TLS one belongs to the loop (pitfalls 20).
         ``payload``: the rest of a frame that is large.
         """
-        outcome = Outcome.NOT_TRIED
+        outcome = NOT_TRIED
         if not (self._is_secure or self.server_terminated):
             pushes: FanOut = self.io.pushes
             pushes.senders.append(self)     # before the look; see fanout
             try:
                 if not pushes.spreading:
                     outcome = self.out.send_now(frame, payload)
-                    if outcome is Outcome.REFUSED:
+                    if outcome is REFUSED:
                         self.io.post(self._begin_refusing)
             finally:
                 pushes.senders.remove(self)
-        if outcome is Outcome.NOT_TRIED:
+        if outcome is NOT_TRIED:
             self.enqueue(frame + payload)
         # LOST: the loop reads the same from the socket, and closes.
 
@@ -342,9 +342,9 @@ class WebSocket(Outlet, Ws4pyWebSocket):    # type: ignore[misc]
                                     and self not in pushes.senders):
             self.direct = self._straight
         outcome = out.send_all()
-        if outcome is Outcome.REFUSED:
+        if outcome is REFUSED:
             self._begin_refusing()
-        elif outcome is Outcome.LOST:
+        elif outcome is LOST:
             self.lose()
         elif self.state is _LEAVING:
             self._begin_leaving()
@@ -395,9 +395,9 @@ class WebSocket(Outlet, Ws4pyWebSocket):    # type: ignore[misc]
         outcome, moved = self.out.go_on()
         if moved:
             self._last_write = self.io.now()
-        if outcome is Outcome.LOST:
+        if outcome is LOST:
             self.lose()
-        elif outcome is Outcome.SENT:
+        elif outcome is SENT:
             self.io.unwatch_writes(self)
             self._go_on_reading()
             self.on_caught_up()
@@ -489,7 +489,7 @@ class WebSocket(Outlet, Ws4pyWebSocket):    # type: ignore[misc]
                 self._fail, stream.failure.code, stream.failure.reason))
         # Cleared before the look: who appends after it flushes himself.
         self.out.scheduled = False
-        if self.out.frames and self.state < State.CLOSED:
+        if self.out.frames and self.state is not _CLOSED:
             self.flush()
         if stream.has_more and self._reading:
             self._read_soon()
