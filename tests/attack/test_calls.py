@@ -14,7 +14,7 @@ import pytest
 
 from ..rawpeer import TEXT, CallFailed, PeerClosed, client_frame
 from ..serving import wait_until
-from . import FULL
+from . import FULL, in_time
 from .target import BOMBS, HOOKS, SECRET, VALUES
 
 
@@ -393,7 +393,7 @@ def test_c10_one_client_with_10_000_calls_leaves_room_for_others(
             begun = time.monotonic()
             assert other.call('add', [1, 1]) == 2
             took_s.append(time.monotonic() - begun)
-        assert sorted(took_s)[len(took_s) * 9 // 10] < 0.1
+        assert sorted(took_s)[len(took_s) * 9 // 10] < in_time(0.1)
         attacked.page('/release')
         greedy.send_text(call_text('"ping"', id='"end"'))
         reader.join(10)

@@ -13,7 +13,7 @@ from ..rawhttp import connect, merged, request_head
 from ..rawpeer import TEXT, CallFailed, PeerClosed, client_frame
 from ..refusing import REFUSING
 from ..serving import wait_until
-from . import FULL
+from . import FULL, in_time
 from .guarded import GUARDED
 
 COUNT = b'{"jsonrpc":"2.0","method":"count","id":1}'
@@ -243,7 +243,7 @@ def test_a6_sixty_bad_requests_get_their_status_at_once(wire):
             took_s.append(each_s)
             assert status in statuses, (headers, line)
         latest_s = max(latest_s, min(took_s))
-        assert latest_s < 0.05, (headers, line, took_s)
+        assert latest_s < in_time(0.05), (headers, line, took_s)
     print(f'{len(BAD) * ROUNDS} bad requests, the slowest '
           f'{latest_s * 1e3:.1f} ms')
 
