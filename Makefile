@@ -48,7 +48,9 @@ attack: $(VENV)/.test
 	WSRPC_FULL=1 $(BIN)/python -m pytest --timeout 900 tests/attack \
 	    tests/fuzz tests/test_tls.py tests/test_shutdown.py \
 	    tests/test_history.py tests/test_recovery.py \
-	    tests/test_redis_store.py tests/test_idempotency.py $(ARGS)
+	    tests/test_redis_store.py tests/test_redis_broker.py \
+	    tests/test_redis_keys.py tests/test_presence.py \
+	    tests/test_idempotency.py $(ARGS)
 
 # ../shared/conformance/run installs the testsuite, for Python 2.7.
 CONFORMANCE_PORT = 9741

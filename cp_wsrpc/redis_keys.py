@@ -97,9 +97,9 @@ class RedisKeyStore:
     the rest any thread's, and none waits.
 
     ``_changed`` guards ``_jobs``, ``_ours``, ``_unsettled`` and its bytes,
-    ``_watchers``, ``_stopping`` and ``_away_since``; nothing is called
-    under it.  The rest is the thread's own, and so it reads without it
-    what it alone writes.
+    ``_watchers``, ``_draining``, ``_stopping`` and ``_away_since``; nothing
+    is called under it.  The rest is the thread's own, and so it reads
+    without it what it alone writes.
     """
 
     is_shared = True
@@ -123,7 +123,7 @@ class RedisKeyStore:
         self._unsettled: dict[str, bytes] = {}
         self._unsettled_bytes = 0
         self._watchers: dict[str, list[Heard]] = {}
-        self._stopping = False
+        self._draining = self._stopping = False
         self._away_since: float | None = None
         self._beat_at = 0.0
         # Settles that Redis did not take: for the next beat, before all
@@ -139,8 +139,12 @@ class RedisKeyStore:
         self._thread.start()
 
     def drain(self) -> None:
-        """Have those who joined a call elsewhere try again elsewhere."""
+        """Have those who joined a call elsewhere try again elsewhere.
+
+        Those, too, who hear only now that another has their key.
+        """
         with self._changed:
+            self._draining = True
             watchers, self._watchers = self._watchers, {}
         for several in watchers.values():
             for heard in several:
@@ -188,12 +192,13 @@ class RedisKeyStore:
         member = _member_of(key)
         with self._changed:
             outcome = self._unsettled.get(member)
-            if outcome is None:
+            waits = outcome is None and not self._draining
+            if waits:
                 self._watchers.setdefault(member, []).append(heard)
                 # It may have been settled since the claim was refused.
                 self._jobs.append(_Look(member))
                 self._changed.notify()
-        if outcome is not None:
+        if not waits:
             heard(outcome)
 
     def hear(self, text: bytes) -> None:

@@ -163,6 +163,16 @@ def test_what_is_told_through_the_feed_is_looked_at(processes):
     assert told[0][0] == 'settled'
 
 
+def test_whoever_waits_for_another_is_sent_away_from_a_drain_on(processes):
+    one, other = processes
+    one.ask()
+    assert not other.ask().is_ours
+    before = other.watch()
+    other.store.drain()
+    after = other.watch()       # its claim was answered too late
+    assert before == after == [None]
+
+
 @pytest.mark.usefixtures('quick')
 def test_of_a_process_that_is_gone_nobody_knows_and_nobody_runs_it_again(
         processes):

@@ -60,6 +60,7 @@ def test_arbitrary_frames_are_read_as_the_oracle_reads_them() -> None:
             check_case(random.Random(seed))
 
 
+@pytest.mark.full          # tests/test_framing.py has it, too
 def test_all_first_two_bytes() -> None:
     for first in range(256):
         for second in range(256):
