@@ -144,21 +144,24 @@ class Victim:
                        'answers to the victim')
 
     def chatter(self):
-        """Lines of log that came within a second of one alike.
+        """Lines of log of which a second saw three or more alike.
 
-        Numbers in a line do not make it another; its logger, which is its
-        application, does.
+        Two may be near: the first was let through in time and written
+        late, by a thread that had to wait for the machine.  Numbers in a
+        line do not make it another; its logger, which is its application,
+        does.
         """
-        last_at, found = {}, []
+        seen_at, found = {}, []
         for line in list(self.target.process.lines)[self._lines_before:]:
             match = re.match(r'LOG ([0-9.]+) (\S+) (.*)', line)
             if match is None or _OF_LIFE.search(line):
                 continue
             at = float(match[1])
             cause = match[2], re.sub(r'\d+', '#', match[3])
-            if at - last_at.get(cause, 0) < 0.95:
+            before, last = seen_at.get(cause, (0, 0))
+            if at - before < 0.95:
                 found.append(line)
-            last_at[cause] = at
+            seen_at[cause] = last, at
         return found
 
     def _is_back(self):
