@@ -20,9 +20,9 @@ import msgspec
 
 from .broker import encode_event
 from .current import cell
-from .dialects import encode_json
 from .errors import Overloaded
 from .framing import check_close_code, close_frame
+from .json_text import encode_json
 from .messages import Event
 from .users import Target
 

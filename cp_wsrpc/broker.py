@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from .backend import MAX_EVENT_BYTES, Backend
 from .conversation import server_ids
-from .dialects import encode_json
 from .errors import Busy, MessageTooBig, Overloaded, TooManySubscriptions
 from .fanout import FrameFor, Targets, once_each
 from .history import MAX_RECOVERED_EVENTS, Position, Recovery
+from .json_text import encode_json
 from .messages import NO_ID, Event
 from .presence import Keeper, Presence
 from .topics import Arrival, Topic, is_seen

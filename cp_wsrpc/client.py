@@ -39,13 +39,14 @@ from .client_socket import ClientSocket
 from .client_subscriptions import Subscriptions
 from .client_topics import Listener, Publication
 from .conversation import PendingReply
-from .dialects import JSONRPC, Batch, decode
+from .decoding import decode
+from .dialects import JSONRPC
 from .errors import (CallTimeout, CloseCode, ConnectionLostError,
                      ParseError)
 from .frames import check_close_code
 from .idempotency import check_key
 from .logs import escape, limited
-from .messages import NO_ID, Call, Failure, Result
+from .messages import NO_ID, Batch, Call, Failure, Result
 
 __all__ = ['Client', 'HandshakeError', 'PendingReply', 'Publication']
 

@@ -6,6 +6,8 @@
     Result(id=1, value=b'3')
     Failure(id=1, error=RemoteError('no', code=-32000))
     Event(topic='news', data=b'{"msg":"x"}', offset=9)
+    Batch(items=[Call(...), Call(...)])
+    Bad(id=None, error=ParseError())
 
 ``params``, ``value`` and ``data`` are JSON text, not yet decoded: whoever
 knows the wanted type (``registry`` for a method) decodes them, once.
@@ -17,11 +19,15 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import msgspec
 
 if TYPE_CHECKING:
-    from .errors import RemoteError
+    from .errors import RemoteError, RPCError
 
-__all__ = ['Call', 'CallId', 'Event', 'Failure', 'Json', 'Result', 'NO_ID']
+__all__ = ['Bad', 'Batch', 'Call', 'CallId', 'Event', 'Failure', 'Json',
+           'MAX_ID_CHARS', 'MAX_SAFE_INTEGER', 'NO_ID', 'Result']
 
 CallId: TypeAlias = 'int | str | None'
+#: What an id may be, if it is no null (protocol.md, 1).
+MAX_SAFE_INTEGER = 2 ** 53 - 1
+MAX_ID_CHARS = 64
 Json: TypeAlias = 'msgspec.Raw | bytes'
 
 
@@ -41,7 +47,7 @@ NO_ID: Any = _NoId()
 class Call(msgspec.Struct, eq=False):
     """A function of ours that the peer wants to be run.
 
-    Made on the loop's thread by ``dialects``, filled by ``peer`` on its way
+    Made on the loop's thread by ``decoding``, filled by ``peer`` on its way
     to the method, and what an application sees as ``cp_wsrpc.call`` while
     that method runs.  Touched by one thread at a time.
 
@@ -110,3 +116,17 @@ class Event(msgspec.Struct, eq=False):
     subscription: str = ''
     #: whose newest it is, in mode "latest"; an int: nobody knows
     key: str | int | None = None
+
+
+class Batch(msgspec.Struct):
+    """An array of messages; ``items`` as ``decoding`` gives them."""
+
+    items: list[Any]
+
+
+class Bad(msgspec.Struct):
+    """What is no message; ``error`` is the answer it gets."""
+
+    id: Any
+    error: RPCError
+    dialect: Any = None

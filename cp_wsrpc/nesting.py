@@ -1,6 +1,6 @@
 """How deep the brackets of a JSON text nest.  Layer 1, pure.
 
-``dialects`` asks before it decodes anything; ``[[1],{"a":"[["}]`` has
+``decoding`` asks before it decodes anything; ``[[1],{"a":"[["}]`` has
 depth 2.
 """
 from __future__ import annotations

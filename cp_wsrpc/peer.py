@@ -26,7 +26,8 @@ from . import framing, services
 from .batch import BatchReply
 from .conversation import Conversation, PendingReply, server_ids
 from .current import cell
-from .dialects import DIALECTS, JSONRPC, Bad, Batch, Dialect, decode
+from .decoding import decode
+from .dialects import DIALECTS, JSONRPC, Dialect
 from .errors import (Busy, CloseCode, ConnectionLostError, GoingAway,
                      InvalidRequest, MessageTooBig, MethodNotFound)
 from .exposure import make_route
@@ -34,7 +35,7 @@ from .host_serving import surroundings_of
 from .invocation import (answer, ask_authorizers, check_session, fail,
                          report, run_as_task, run_on_loop, run_on_worker)
 from .logs import escape, limited
-from .messages import NO_ID, Call, Failure, Result
+from .messages import NO_ID, Bad, Batch, Call, Failure, Result
 from .repeats import waits_for_key
 from .turns import Turn
 from .websocket import State, WebSocket

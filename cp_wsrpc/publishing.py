@@ -24,10 +24,11 @@ import msgspec
 from . import framing
 from .audience import Audience
 from .conversation import server_ids
-from .dialects import JSONRPC, Dialect, encode_json
+from .dialects import JSONRPC, Dialect
 from .errors import MessageTooBig, WrongThread
 from .fanout import once_each
 from .framing import Framer
+from .json_text import encode_json
 from .history import Position
 from .logs import escape, limited
 from .messages import NO_ID

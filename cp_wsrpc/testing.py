@@ -36,12 +36,13 @@ from . import host_serving
 from .broker import encode_event
 from .conversation import PendingReply
 from .current import Cell, cell
-from .dialects import JSONRPC, encode_json
+from .dialects import JSONRPC
 from .errors import ConnectionLostError, RemoteError, RPCError, WsrpcError
 from .exposure import Route, make_route
 from .frames import check_close_code
 from .history import Position
 from .host_session import LazySession, ensure_proxy
+from .json_text import encode_json
 from .messages import Call
 from .presence import Presence, presence_of
 from .recording import recorder

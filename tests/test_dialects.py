@@ -16,18 +16,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cp_wsrpc import errors
+from cp_wsrpc.decoding import decode
 from cp_wsrpc.dialects import (
     DIALECTS,
     JSONRPC,
     WSRPC1,
     WSRPC2,
-    Bad,
-    Batch,
     Dialect,
-    decode,
-    encode_json,
 )
-from cp_wsrpc.messages import NO_ID, Call, Event, Failure, Result
+from cp_wsrpc.json_text import encode_json
+from cp_wsrpc.messages import NO_ID, Bad, Batch, Call, Event, Failure, Result
 
 ALL = list(DIALECTS.values())
 ANSWERS = [0, '', False, [], {}, None, 1, -1.5, 'x', True, [1, [2]],

@@ -21,7 +21,7 @@ LAYERS = [
          'host_serving', 'host_socket', 'host_identity', 'host_session',
          'host_sighting', 'host_log', 'host_accept', 'recording']),
     (1, ['origins', 'options', 'upgrade', 'client_files', 'nesting',
-         'dialects', 'batch',
+         'json_text', 'dialects', 'diagnosis', 'decoding', 'batch',
          'utf8', 'frames', 'framing', 'compression', 'transport', 'readiness',
          'failures', 'hints', 'signatures', 'arguments', 'controllers',
          'exposure',
@@ -43,7 +43,8 @@ LAYERS = [
 ORDER = [module for _, modules in LAYERS for module in modules]
 
 #: Text and bytes in, objects out: no socket, no server, no loop.
-PURE = ['errors', 'messages', 'nesting', 'dialects', 'framing', 'conversation']
+PURE = ['errors', 'messages', 'nesting', 'json_text', 'dialects', 'diagnosis',
+        'decoding', 'framing', 'conversation']
 IMPURE = {'cherrypy', 'cheroot', 'socket', 'select', 'selectors'}
 
 MODULES = sorted(path.stem for path in PACKAGE.glob('*.py'))

@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 
 import cp_wsrpc
-from cp_wsrpc.dialects import DIALECTS, Bad, Batch, decode
-from cp_wsrpc.messages import NO_ID, Call, Failure, Result
+from cp_wsrpc.decoding import decode
+from cp_wsrpc.dialects import DIALECTS
+from cp_wsrpc.messages import NO_ID, Bad, Batch, Call, Failure, Result
 
 from ..rawpeer import TEXT, RawPeer, client_frame
 from ..serving import Server, serving
