@@ -25,7 +25,8 @@ from .errors import (Busy, InvalidRequest, MethodNotFound, RPCError)
 from .logs import escape, limited
 from .messages import NO_ID, Call
 from .registry import Method
-from .workers import Lane, Strand, WorkerPool
+from .strands import Strand
+from .workers import Lane, WorkerPool
 
 __all__ = ['Routes', 'in_thread_of']
 

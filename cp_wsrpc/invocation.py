@@ -38,6 +38,7 @@ from .errors import (Busy, ConnectionLostError, GoingAway, MethodNotFound,
 from .failures import failure_of, is_answer, new_ref
 from .host_session import CallSession, LazySession
 from .logs import LineLimiter, escape
+from .seats import end_turn
 from .statistics import tally_of
 
 if TYPE_CHECKING:
@@ -227,7 +228,7 @@ def run_on_worker(call: Call) -> None:
     if text is not None:
         peer.complete_on_worker(call, text)
     elif call.scope is not None:
-        peer.end_turn(call)
+        end_turn(call)
 
 
 def _answer_around(around: Any, call: Call) -> bytes | None:
@@ -295,7 +296,7 @@ def run_on_loop(call: Call) -> bytes | None:
 
 
 def run_as_task(call: Call) -> None:
-    """Start an ``async def`` method; ``peer.task_done`` when it ended."""
+    """Start an ``async def`` method; ``admission.task_done`` at its end."""
     call.connection.io.spawn(_run_async, call, _finish)
 
 
@@ -304,7 +305,7 @@ def _finish(call: Call, begun: float, error: BaseException | None) -> None:
     tally_of(call, peer.io.cell.tallies).note(1, _clock() - begun)
     if error is not None and not isinstance(error, asyncio.CancelledError):
         log.error('%r: a fault of ours', call, exc_info=error)
-    peer.task_done(call)
+    peer.admission.task_done(call)
 
 
 async def _run_async(call: Call) -> None:
@@ -352,7 +353,7 @@ def _call(call: Call) -> Any:
         # An empty ** costs as much as a small method.
         return (method.function(*call.args, **call.kwargs) if call.kwargs
                 else method.function(*call.args))
-    instance = call.connection.route_instance(method.route)
+    instance = call.connection.seats.instance_for(call)
     return method.function(instance, *call.args, **call.kwargs)
 
 

@@ -29,6 +29,7 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 from . import transport
+from .admission import refuse_start
 from .conversation import blocking
 from .coroutines import Coroutines
 from .current import Cell, cell
@@ -413,7 +414,7 @@ class IOLoop:
             submissions, self._submissions = self._submissions, []
             pool = submissions[0][0].pool
             for call in pool.submit_all(submissions):
-                call.connection.refuse_start(call)
+                refuse_start(call)
 
     def spawn(self, run: Run, call: Call, done: Done) -> None:
         """Run an ``async def`` method; see ``Coroutines.start``."""

@@ -3,9 +3,9 @@
 ``websocket`` + ``conversation`` + ``registry`` + ``workers``.  The way of a
 call through it, top to bottom::
 
-    on_items        frames' texts -> messages               loop's thread
-    _begin          message -> method, or an answer at once
-    _start          to the pool, the loop, or a task
+    on_items        frames' texts -> messages -> methods    loop's thread
+    (admission)     an answer at once, or to the pool, the
+                    loop, or a task
     (invocation)    the method -> the reply's text          the method's
     complete        the text -> the out-queue               the method's
     (websocket)     flush: one send for all that is ready   loop's thread
@@ -18,31 +18,24 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ws4py.messaging import BinaryMessage
 
-from . import framing, services
+from . import framing
+from .admission import Admission, refuse
 from .batch import BatchReply
 from .conversation import Conversation, PendingReply, server_ids
 from .current import cell
 from .decoding import decode
 from .dialects import DIALECTS, JSONRPC, Dialect
-from .errors import (Busy, CloseCode, ConnectionLostError, GoingAway,
-                     InvalidRequest, MessageTooBig, MethodNotFound)
-from .exposure import make_route
-from .host_serving import surroundings_of
-from .invocation import (answer, ask_authorizers, check_session, fail,
-                         report, run_as_task, run_on_loop, run_on_worker)
+from .errors import CloseCode, ConnectionLostError, GoingAway, MessageTooBig
+from .invocation import answer, fail, report, run_on_worker
 from .logs import escape, limited
 from .messages import NO_ID, Bad, Batch, Call, Failure, Result
-from .repeats import waits_for_key
-from .turns import Turn
+from .seats import Seats, end_turn
 from .websocket import State, WebSocket
-from .workers import Lane, Strand
-
-if TYPE_CHECKING:
-    from .registry import Method
+from .workers import Lane
 
 __all__ = ['Peer']
 
@@ -50,16 +43,6 @@ log = logging.getLogger('cp_wsrpc.peer')
 
 #: Looking an enum's member up costs 50 ns before Python 3.12.
 _OPEN = State.OPEN
-
-
-class _Seat:
-    """A Route's instance of this connection, and whose turn it is."""
-
-    __slots__ = ('instance', 'turn')
-
-    def __init__(self) -> None:
-        self.instance: Any = None
-        self.turn = Turn()
 
 
 class Peer(WebSocket):
@@ -78,11 +61,8 @@ class Peer(WebSocket):
         self.conversation = Conversation()
         self.topics: set[str] = set()       # loop's thread
         self.heard: set[str] = set()        # loop's thread
-        self._seats: dict[type, _Seat] = {}     # loop's thread adds
-        self._tasks = 0                     # async calls that run
-        self._held: list[Call] | None = None    # until opened() has run
-        self._async_waiting: list[Call] = []
-        self._in_order: Strand | None = None   # loop's thread makes
+        self.admission = Admission()
+        self.seats = Seats()
         # A close() inside a call: (that call, code, reason); any thread.
         self._noted_close: tuple[Call, int, Any] | None = None
         # Guards _on_close and _closing_code against a late on_close().
@@ -99,7 +79,7 @@ class Peer(WebSocket):
         self.around = options.around
         self._methods = endpoint.registry
         self._takes_direct = not handshake.bound and options.opened is None
-        self._max_in_flight = (options.max_calls_per_connection
+        self.max_in_flight = (options.max_calls_per_connection
                                + options.max_waiting_per_connection)
         self.dialect = DIALECTS.get(handshake.subprotocol or '',
                                     DIALECTS[options.dialect])
@@ -116,7 +96,7 @@ class Peer(WebSocket):
         io, options = self.io, self.endpoint.options
         self._kit = (
             io, self._methods, self.conversation.running,
-            self._max_in_flight, options.max_depth, options.max_batch,
+            self.max_in_flight, options.max_depth, options.max_batch,
             self.lane, io.cell, io.stretch, self.out.frames.append,
             self.framer.text_frame)
 
@@ -233,7 +213,7 @@ class Peer(WebSocket):
         """Handle what one read brought.
 
         Calls of the two commonest kinds of method begin right here, as
-        ``_begin`` would have them: nonblocking ones of which nothing need
+        ``admission`` would have them: nonblocking ones of which nothing need
         be asked first (``Method.is_direct``), which are run without ever
         being "in flight", and those of the pool that belong to no Route.
         What all calls have in common stands in ``_kit``: of a nonblocking
@@ -241,7 +221,7 @@ class Peer(WebSocket):
         """
         (io, methods, running, max_running, max_depth, max_batch, lane, mine,
          stretch, put, text_frame) = self._kit
-        takes_calls = self._held is None and not self.hub.draining
+        takes_calls = self.admission.held is None and not self.hub.draining
         takes_direct = takes_calls and self._takes_direct
         for item in items:
             if type(item) is not bytes:
@@ -259,7 +239,7 @@ class Peer(WebSocket):
             method = call.method = methods.get(call.name)
             id = call.id
             if method is None or call.meta is not None or id in running:
-                self._begin(call)
+                self.admission.begin(call)
             elif method.is_direct and takes_direct:
                 if method is not stretch.method:
                     stretch.begin(call)
@@ -283,12 +263,12 @@ class Peer(WebSocket):
             elif (method.is_plain and takes_calls and id is not NO_ID
                     and len(running) < max_running):
                 running[id] = call
-                call.arrived = now = self._last_read
+                call.arrived = now = self.last_read
                 if method.timeout_s:
                     call.deadline = now + method.timeout_s
                 io.submit_soon(lane, run_on_worker, call)
             else:
-                self._begin(call)
+                self.admission.begin(call)
         if stretch.method is not None:
             stretch.end()
 
@@ -312,7 +292,7 @@ class Peer(WebSocket):
             self.dialect = JSONRPC
             self._begin_batch(message.items)
         else:
-            self._send_text(self._text_of_bad(message))
+            self.send_text(self._text_of_bad(message))
 
     def _settle(self, message: Result | Failure) -> None:
         if isinstance(message, Failure) and message.error.stack:
@@ -333,11 +313,11 @@ class Peer(WebSocket):
                 item.batch = reply
                 item.connection = self
                 item.method = self._methods.get(item.name)
-                self._begin(item)
+                self.admission.begin(item)
             elif type(item) is Bad:
                 text = reply.add(self._text_of_bad(item))
                 if text is not None:
-                    self._send_text(text)
+                    self.send_text(text)
             else:
                 self._settle(item)
 
@@ -346,165 +326,6 @@ class Peer(WebSocket):
         error = bad.error
         return (bad.dialect or JSONRPC).encode_failure(
             bad.id, error.code, error.message, error.data)
-
-    def _begin(self, call: Call) -> None:
-        """Start a call, whose method has been looked up, or say why not."""
-        running = self.conversation.running
-        key = call if call.id is NO_ID else call.id
-        if running and key in running:
-            self._refuse_duplicate(call)
-            return
-        method: Method | None = call.method
-        if self._held is not None:
-            self._hold(call)
-            return
-        running[key] = call
-        if self.hub.draining:
-            self._refuse(call, GoingAway())
-        elif len(running) > self._max_in_flight:
-            self._refuse(call, Busy(
-                f'{self._max_in_flight} calls of this connection are '
-                'under way'))
-        elif call.meta is not None and waits_for_key(self, call):
-            pass            # the call that has its key answers it, say
-        elif method is None:
-            if services.is_service(call.name):
-                services.serve(self, call)
-            else:
-                self._refuse(call, MethodNotFound())
-        else:
-            call.arrived = self._last_read
-            if method.timeout_s:
-                call.deadline = self._last_read + method.timeout_s
-            if method.route is not None:
-                self._queue_for_route(call)
-            else:
-                self._start(call)
-
-    def begin_again(self, call: Call) -> None:
-        """It has waited for its key (``repeats``) and may begin now."""
-        if self._closed_with is not None:
-            self._forget(call)
-        else:
-            self.conversation.running.pop(call.id, None)
-            self._begin(call)
-
-    def _refuse(self, call: Call, error: Exception) -> None:
-        self.complete(call, fail(call, error, ran=False))
-
-    def _refuse_duplicate(self, call: Call) -> None:
-        error = InvalidRequest('a call with this id is still running')
-        self.hub.statistics.count_failure(call, error.code, ran=False)
-        text = call.dialect.encode_failure(
-            None, error.code, error.message, {'executed': False})
-        if call.batch is not None:
-            whole = call.batch.add(text)
-            if whole is None:
-                return
-            text = whole
-        self._send_text(text)
-
-    def _hold(self, call: Call) -> None:
-        """Keep a call until ``tools.wsrpc.opened`` has run."""
-        assert self._held is not None
-        if len(self._held) < self._max_in_flight:
-            self._held.append(call)
-        else:
-            self.conversation.running[
-                call if call.id is NO_ID else call.id] = call
-            self._refuse(call, Busy())
-
-    # -- to the method -----------------------------------------------------
-
-    def _start(self, call: Call) -> None:
-        """Give a call to the thread of its method.  The loop's thread."""
-        method: Method = call.method
-        if method.kind == 'pool':
-            self.io.submit_soon(self.lane, run_on_worker, call)
-            return
-        if self.must_ask_store or method.asks_on_pool:
-            if not self.lane.submit(self._check_on_worker, call):
-                self.refuse_start(call)
-            return
-        if self._check(call):
-            self._start_here(call)
-
-    def _check(self, call: Call) -> bool:
-        """Look at session, arguments and rights; answer if one is wrong."""
-        try:
-            if self.handshake.bound:
-                check_session(call)
-            call.args, call.kwargs = call.method.bind(call.params)
-            ask_authorizers(call)
-        except BaseException as error:  # also what an authorizer raises
-            self.end_turn(call)
-            self.complete(call, fail(call, error, ran=False))
-            return False
-        return True
-
-    def _check_on_worker(self, call: Call) -> None:
-        if self._check(call):
-            self.io.post(self._start_here, call)
-
-    def _start_here(self, call: Call) -> None:
-        """Run a nonblocking or async method; all checks are passed."""
-        if self._closed_with is not None:
-            self._forget(call)
-        elif call.method.kind == 'nonblocking':
-            mine, stretch = self.io.cell, self.io.stretch
-            self.io.doing = call.name
-            stretch.begin(call)
-            stretch.calls = 1
-            mine.call = call
-            text = run_on_loop(call)
-            mine.call = None
-            stretch.end()
-            self.end_turn(call)
-            if text is not None:
-                self.complete(call, text)
-        elif self._tasks < self.endpoint.options.max_calls_per_connection:
-            self._tasks += 1
-            run_as_task(call)
-        else:
-            self._async_waiting.append(call)
-
-    def task_done(self, call: Call) -> None:
-        """An ``async def`` method has ended."""
-        self._tasks -= 1
-        self.end_turn(call)
-        if self._async_waiting:
-            self._start_here(self._async_waiting.pop(0))
-
-    def refuse_start(self, call: Call) -> None:
-        """The pool, or the connection's part of it, is full."""
-        self.end_turn(call)
-        self._refuse(call, Busy())
-
-    def submit(self, run: Callable[[Any], object], call: Call) -> None:
-        """Have a service's part run on the pool; Busy if that is full."""
-        if not self.lane.submit(run, call):
-            raise Busy()
-
-    def submit_in_order(self, run: Callable[[Any], object], call: Call,
-                        ) -> None:
-        """The same, when all that came this way before has ended.
-
-        For what changes a topic: there the order counts.
-        """
-        strand = self._in_order
-        if strand is None:
-            strand = self._in_order = Strand(self.hub.pool)
-        if len(strand) >= self.endpoint.options.max_waiting_per_connection:
-            raise Busy()
-        strand.post(self._run_in_order, run, call)
-
-    def _run_in_order(self, run: Callable[[Any], object], call: Call) -> None:
-        if self._closed_with is not None:
-            self._forget(call)
-        elif self.hub.draining:
-            self._refuse(call, GoingAway())
-        else:
-            run(call)
 
     @property
     def must_ask_store(self) -> bool:
@@ -519,61 +340,8 @@ class Peer(WebSocket):
         can be sent.
         """
         if call.id is not NO_ID and call.batch is None:
-            self._send_text(fail(call, error))
+            self.send_text(fail(call, error))
         super().close(CloseCode.UNAUTHORIZED, 'the session has ended')
-
-    # -- Routes ------------------------------------------------------------
-
-    def _queue_for_route(self, call: Call) -> None:
-        seat = self._seats.get(call.method.route)
-        if seat is None:
-            seat = self._seats[call.method.route] = _Seat()
-        surroundings_of(call).turn = seat.turn
-        entered = seat.turn.enter(
-            self._start_in_turn, call,
-            self.endpoint.options.max_waiting_per_connection)
-        if entered:
-            self._start(call)
-        elif entered is None:
-            call.scope.turn = None
-            self._refuse(call, Busy())
-
-    def _start_in_turn(self, call: Call) -> None:
-        """Its turn has come; called by whoever gave it up."""
-        self.io.post(self._start_waiting, call)
-
-    def _start_waiting(self, call: Call) -> None:
-        if self._closed_with is not None:
-            self._forget(call)
-        elif self.hub.draining:
-            self.end_turn(call)
-            self._refuse(call, GoingAway())
-        else:
-            self._start(call)
-
-    def _forget(self, call: Call) -> None:
-        """The connection went before the call began."""
-        self.end_turn(call)
-        self.conversation.running.pop(
-            call if call.id is NO_ID else call.id, None)
-        if call.batch is not None:
-            call.batch.forget()
-
-    def end_turn(self, call: Call) -> None:
-        """Its method has returned: whoever is next on the Route."""
-        if call.scope is not None and call.scope.turn is not None:
-            turn, call.scope.turn = call.scope.turn, None
-            turn.leave()
-
-    def route_instance(self, route: Any) -> Any:
-        """The connection's instance of a Route; made at its first call.
-
-        For the thread that has the Route's turn.
-        """
-        seat = self._seats[route]
-        if seat.instance is None:
-            seat.instance = make_route(route, self)
-        return seat.instance
 
     # -- outwards ----------------------------------------------------------
 
@@ -601,7 +369,7 @@ class Peer(WebSocket):
         do not take the interpreter from each other at each send.
         """
         if call.scope is not None:
-            self.end_turn(call)
+            end_turn(call)
         hub, id = self.hub, call.id
         if id is NO_ID or call.batch is not None or hub.draining:
             self.complete(call, text)
@@ -615,7 +383,8 @@ class Peer(WebSocket):
         if self._noted_close is not None:
             self._close_as_noted(call)
 
-    def _send_text(self, text: bytes) -> None:
+    def send_text(self, text: bytes) -> None:
+        """Send a message that is ready; any thread."""
         self.enqueue(self.framer.text_frame(text))
 
     def subscribe(self, topic: str) -> str:
@@ -634,7 +403,7 @@ class Peer(WebSocket):
         log.info('%s %s opened: %s', self.id, self.remote,
                  self.endpoint.url_path)
         if self.endpoint.options.opened is not None:
-            self._held = []
+            self.admission.held = []
             self.strand.post(self._run_opened)
 
     def _run_opened(self) -> None:
@@ -644,10 +413,11 @@ class Peer(WebSocket):
         self.io.post(self._release_held)
 
     def _release_held(self) -> None:
-        held, self._held = self._held or [], None
+        held = self.admission.held or []
+        self.admission.held = None
         for call in held:
             if self.state is _OPEN:
-                self._begin(call)
+                self.admission.begin(call)
         # Not before: what runs directly is sent at the end of a read.
         self._takes_direct = not self.handshake.bound
         self.io.stretch.end()
@@ -661,7 +431,7 @@ class Peer(WebSocket):
             f'the connection was closed ({code}'
             f'{": " + reason if reason else ""})'))
         self.hub.broker.leave(self)
-        self._held = None
+        self.admission.end()
         with self._close_lock:
             self._closed_with = (code, reason)
             on_close, self._on_close = self._on_close, []
@@ -669,27 +439,12 @@ class Peer(WebSocket):
             self.strand.post(self.run_callback, 'on_close', function,
                              code, reason)
         for call in self._take_waiting():
-            self._forget(call)
-        for seat in self._seats.values():
-            # When every method of it has ended, also one that waited for
-            # its client: it may just be making the instance, and does not
-            # expect to find it closed.
-            if seat.turn.enter_last(self._close_in_turn, seat):
-                self._close_in_turn(seat)
+            self.admission.forget(call)
+        self.seats.close(self)
 
     def _take_waiting(self) -> list[Call]:
         """Take out the calls that have not begun."""
-        waiting, self._async_waiting = self._async_waiting, []
-        return self.lane.clear() + waiting
-
-    def _close_in_turn(self, seat: _Seat) -> None:
-        self.strand.post(self._close_route, seat)
-
-    def _close_route(self, seat: _Seat) -> None:
-        if seat.instance is not None:
-            self.run_callback(f'{type(seat.instance).__name__}.closed',
-                              seat.instance.closed)
-        seat.turn.leave()
+        return self.lane.clear() + self.admission.take_waiting()
 
     def on_timer(self, now: float) -> float | None:
         due = super().on_timer(now)
@@ -705,5 +460,5 @@ class Peer(WebSocket):
     def drain(self) -> None:
         """The engine stops: calls not yet begun are answered so."""
         for call in self._take_waiting():
-            self.end_turn(call)
-            self._refuse(call, GoingAway())
+            end_turn(call)
+            refuse(call, GoingAway())

@@ -52,7 +52,8 @@ from .shutdown import shut_down
 from .statistics import Statistics, read_namespace
 from .users import Target
 from .websocket import State, WebSocket
-from .workers import Strand, WorkerPool
+from .strands import Strand
+from .workers import WorkerPool
 
 __all__ = ['WsrpcPlugin']
 

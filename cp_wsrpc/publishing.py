@@ -36,7 +36,8 @@ from .peer import Peer
 from .presence import Presence
 from .users import Target
 from .websocket import WebSocket, message_of
-from .workers import Strand, WorkerPool
+from .strands import Strand
+from .workers import WorkerPool
 
 if TYPE_CHECKING:
     from .broker import Broker

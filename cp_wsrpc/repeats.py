@@ -45,7 +45,7 @@ def waits_for_key(peer: Peer, call: Call) -> bool:
         if key is None or not _may_repeat(call) or _has_turn(peer, call):
             return False
         if peer.must_ask_store:
-            peer.submit(_claim_on_worker, call)
+            peer.admission.submit(_claim_on_worker, call)
             return True
         if peer.handshake.bound:
             check_session(call)
@@ -120,7 +120,7 @@ def _claim_on_worker(call: Call) -> None:
 def _begin_on_loop(peer: Peer, call: Call) -> Callable[[bool], None]:
     def decided(begins: bool) -> None:
         if begins:
-            peer.io.post(peer.begin_again, call)
+            peer.io.post(peer.admission.begin_again, call)
     return decided
 
 
@@ -129,7 +129,7 @@ def _claim(peer: Peer, key: Key, call: Call,
     """Have the call begun, answered, or wait for who has its key."""
     def hear(outcome: bytes | None) -> None:
         if outcome is None:             # not executed: it is our turn
-            peer.io.post(peer.begin_again, call)
+            peer.io.post(peer.admission.begin_again, call)
         else:
             peer.complete(call, reply_of(call.id, outcome))
 

@@ -61,8 +61,8 @@ def serve(peer: Peer, call: Call) -> None:
     """Answer a call of a reserved name.  On the loop's thread."""
     try:
         if peer.must_ask_store:
-            submit = (peer.submit_in_order if call.name in _IN_ORDER
-                      else peer.submit)
+            submit = (peer.admission.submit_in_order if call.name in _IN_ORDER
+                      else peer.admission.submit)
             submit(_check_on_worker, call)
             return
         if peer.handshake.bound:
@@ -170,7 +170,7 @@ def _join(peer: Peer, call: Call, topic: str, since: Position | None,
         try:
             frames = broker.enter(arrival, found)
             if frames is None:
-                peer.submit(read_on_pool, call)
+                peer.admission.submit(read_on_pool, call)
                 return []
             text = call.dialect.encode_result(
                 call.id, _joined(arrival.id, since, found))
@@ -191,7 +191,7 @@ def _join(peer: Peer, call: Call, topic: str, since: Position | None,
 
     try:
         if broker.must_wait(topic):
-            peer.submit(read_on_pool, call)
+            peer.admission.submit(read_on_pool, call)
         else:
             have_read(read())
     except BaseException as error:  # one reply, whatever the backend did
@@ -234,7 +234,7 @@ def _who(peer: Peer, call: Call) -> None:
 
     # Who may come there may see who is there.
     _ask(peer, call, *_reading_rule(peer, PRESENCE + topic),
-         lambda: peer.submit(read, call))
+         lambda: peer.admission.submit(read, call))
 
 
 def _reading_rule(peer: Peer, topic: str) -> tuple[Any, list[str]]:
@@ -282,7 +282,7 @@ def _publish(peer: Peer, call: Call) -> None:
             text = fail(call, error)
         peer.complete(call, text)
 
-    peer.submit_in_order(publish, call)
+    peer.admission.submit_in_order(publish, call)
 
 
 def _on(peer: Peer, call: Call) -> None:
@@ -389,7 +389,7 @@ def _ask(peer: Peer, call: Call, rule: Any, args: list[str],
         else:
             peer.io.post(on_loop, allowed)
 
-    peer.submit(on_pool, call)
+    peer.admission.submit(on_pool, call)
 
 
 def _read_subscription(call: Call) -> tuple[str, Position | None, bool]:

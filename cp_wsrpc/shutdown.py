@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from .current import cell
 from .peer import Peer
 from .websocket import CLOSE_TIMEOUT_S
-from .workers import run_own_strand
+from .strands import run_own_strand
 
 if TYPE_CHECKING:
     from .hub import Hub

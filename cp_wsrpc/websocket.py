@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     from .endpoint import Endpoint
     from .host_serving import Handshake
     from .hub import Hub
-    from .workers import Strand
+    from .strands import Strand
 
 __all__ = ['State', 'WebSocket', 'message_of']
 
@@ -139,7 +139,7 @@ class WebSocket(Outlet, Ws4pyWebSocket):    # type: ignore[misc]
         self.out = OutQueue(sock)
         self._reading = False
         self._read_due = False      # on_turn() will be called
-        self._last_read = self._last_write = self._opened_at = 0.0
+        self.last_read = self._last_write = self._opened_at = 0.0
         self._pinged_at = 0.0
         self._partial_since = 0.0
         # The peer has said its last: what we do then, and when at the latest.
@@ -410,12 +410,12 @@ class WebSocket(Outlet, Ws4pyWebSocket):    # type: ignore[misc]
 
     def on_adopted(self) -> None:
         """The loop has it: read what came early, and from now on."""
-        self._opened_at = self._last_read = self._last_write = self.io.now()
+        self._opened_at = self.last_read = self._last_write = self.io.now()
         self._enter(State.OPEN)
         if self.handshake.bound:
             self.hub.sessions.join(self)
         self.on_opened()
-        self.io.schedule(self, self._last_read + self._ping_after_s)
+        self.io.schedule(self, self.last_read + self._ping_after_s)
         if self._early_close is not None:
             self._begin_close(*self._early_close)
         elif self.out.frames:
@@ -470,7 +470,7 @@ class WebSocket(Outlet, Ws4pyWebSocket):    # type: ignore[misc]
             self.io.read_soon(self)
 
     def _take(self, data: bytes | memoryview) -> None:
-        self._last_read = now = self.io.now()
+        self.last_read = now = self.io.now()
         self.io.bytes_in += len(data)
         if self.state is _LEAVING:
             return
@@ -564,7 +564,7 @@ class WebSocket(Outlet, Ws4pyWebSocket):    # type: ignore[misc]
 
     def _admit_control(self) -> bool:
         """False, and 1008, past 50 control frames a second for 5 s."""
-        now = self._last_read
+        now = self.last_read
         if now - self._controls_since > _CONTROL_WINDOW_S:
             self._controls_since = now
             self._controls = 0
@@ -776,17 +776,17 @@ class WebSocket(Outlet, Ws4pyWebSocket):    # type: ignore[misc]
         """Ping a silent peer; give up on one that does not answer."""
         if not self._reading:       # its strand is full: not its fault
             return now + self._ping_after_s
-        if self._pinged_at and self._last_read < self._pinged_at:
+        if self._pinged_at and self.last_read < self._pinged_at:
             due = (max(self._pinged_at, awake)
                    + self.hub.timing.ping_timeout_s)
             if now >= due:
                 # A loop that was held may look at the time before it looks
                 # at its sockets (uvloop does): the answer may be there.
                 self.on_readable()
-                if self._last_read < self._pinged_at:
+                if self.last_read < self._pinged_at:
                     self.abort(CloseCode.ABNORMAL, 'no answer to a ping')
             return due
-        due = max(self._last_read, awake) + self._ping_after_s
+        due = max(self.last_read, awake) + self._ping_after_s
         if now >= due:
             self._pinged_at = now
             self.out.frames.append(framing.ping_frame())

@@ -173,9 +173,9 @@ def test_a_silent_peer_is_pinged_and_may_answer_with_anything(clock):
     for answer in (client_frame(PONG), client_frame(TEXT, b'x')):
         clock.pass_by(30)
         assert peer.recv_frame() == (PING, b'')
-        last = made._last_read
+        last = made.last_read
         peer.send_raw(answer)
-        wait_until(lambda last=last: made._last_read > last)
+        wait_until(lambda last=last: made.last_read > last)
     peer.recv_text()
     assert made.state is State.OPEN
 

@@ -287,7 +287,7 @@ def test_the_one_that_waited_goes_on_before_those_not_yet_begun(turns, ask):
     turns.send_json(request('t.here', ['1'], '1'))
     settle(turns, call, 'done')
     _ping(turns)        # 'here' waits for the turn, and the answer is there
-    seat, = _the_peer()._seats.values()
+    seat, = _the_peer().seats._seats.values()
     wait_until(lambda: seat.turn._returning)
     assert Turns.log == ['w in', 'a in']
     Turns.gates['a'].open()
@@ -313,7 +313,7 @@ def test_a_wait_that_was_cut_short_takes_its_turn_all_the_same(turns):
     take_call(turns, 'answer')
     turns.send_json(request('t.hold', ['a'], 'a'))
     Turns.gates['a'].wait_entered()
-    seat, = _the_peer()._seats.values()
+    seat, = _the_peer().seats._seats.values()
     wait_until(lambda: seat.turn._returning or len(Turns.log) > 2)
     assert Turns.log == ['w in', 'a in']
     Turns.gates['a'].open()

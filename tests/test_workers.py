@@ -13,7 +13,8 @@ from cp_wsrpc.conversation import Conversation, PendingReply, blocking
 from cp_wsrpc.errors import Busy
 from cp_wsrpc.messages import Result
 from cp_wsrpc.turns import Turn
-from cp_wsrpc.workers import Lane, Strand, WorkerPool
+from cp_wsrpc.strands import Strand
+from cp_wsrpc.workers import Lane, WorkerPool
 
 from .serving import wait_until
 
