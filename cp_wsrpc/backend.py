@@ -59,8 +59,8 @@ class Backend(Protocol):
     def start(self, feed: Feed) -> None:
         """From now on call ``feed.deliver(event)`` for every event."""
 
-    def stop(self) -> None:
-        """Call nothing any more."""
+    def stop(self, timeout_s: float) -> None:
+        """Call nothing any more; threads have so long to end."""
 
     def mode(self, topic: str) -> str | None:
         """``'stream'``, ``'latest'``, ``'volatile'``; None: no rule."""
@@ -137,7 +137,7 @@ class MemoryBackend:
     def start(self, feed: Feed) -> None:
         self._feed = feed
 
-    def stop(self) -> None:
+    def stop(self, timeout_s: float) -> None:
         self._feed = None
 
     def mode(self, topic: str) -> str | None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -83,11 +84,12 @@ class Broker:
         if self._keeper is not None:
             self._keeper.depart()
 
-    def stop(self) -> None:
-        """Let go of the backend."""
+    def stop(self, timeout_s: float) -> None:
+        """Let go of the backend, in so many seconds at most."""
+        ends = time.monotonic() + timeout_s
         if self._keeper is not None:
-            self._keeper.stop()
-        self._backend.stop()
+            self._keeper.stop(timeout_s)
+        self._backend.stop(max(0.0, ends - time.monotonic()))
 
     # -- any thread --------------------------------------------------------
 

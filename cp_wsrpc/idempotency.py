@@ -221,8 +221,8 @@ class KeyStore(Protocol):
     def drain(self) -> None:
         """It will stop: ``heard(None)`` for those who wait for others."""
 
-    def stop(self) -> None:
-        """The engine has stopped."""
+    def stop(self, timeout_s: float) -> None:
+        """The engine has stopped; what is left to do may take so long."""
 
     def ask(self, key: Key, fingerprint: str, said: Said) -> None:
         """Take a key, in one step, or say who has it.
@@ -288,7 +288,7 @@ class MemoryKeyStore:
     def drain(self) -> None:
         """Whom they wait for runs here, and is waited for as well."""
 
-    def stop(self) -> None:
+    def stop(self, timeout_s: float) -> None:
         """Its hub goes, and it with that."""
 
     def hear(self, text: bytes) -> None:

@@ -48,7 +48,7 @@ from .peer import Peer
 from .presence import Presence
 from .publishing import Publishing, path_of
 from .recording import recorder
-from .shutdown import shut_down
+from .shutdown import Budget, let_go, shut_down
 from .statistics import Statistics, read_namespace
 from .users import Target
 from .websocket import State, WebSocket
@@ -59,8 +59,7 @@ __all__ = ['WsrpcPlugin']
 
 log = logging.getLogger('cp_wsrpc.plugin')
 
-#: Seconds that a start waits for the stop before it, which takes 14 s and
-#: what threads need to end.
+#: Seconds that a start waits for the stop before it, which takes 14 s.
 _STOP_WAIT_S = 20.0
 
 
@@ -215,20 +214,16 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
         hub = self.hub
         assert hub is not None
         self.bus.log(f'Closing {len(self.manager)} WebSockets')
+        budget = Budget.of_stop(hub)
         if self.bus.execv:
-            shut_down(hub, CloseCode.RESTART, 'restarting')
+            shut_down(hub, CloseCode.RESTART, 'restarting', budget)
         else:
-            shut_down(hub, CloseCode.GOING_AWAY, 'going away')
+            shut_down(hub, CloseCode.GOING_AWAY, 'going away', budget)
         # Not before: a handshake that was under way is adopted, and closed
         # with the others.
         for channel, listener in self._channels().items():
             self.bus.unsubscribe(channel, listener)
-        hub.kept.stop()
-        hub.broker.stop()
-        hub.sessions.stop()
-        if not hub.io.stop():
-            log.error('the I/O loop did not end: a method holds it')
-        hub.pool.stop()
+        let_go(hub, budget)
         if self.hub is hub:         # else it was started anew since
             self.hub = None
         self.bus.log('WebSocket loop stopped')

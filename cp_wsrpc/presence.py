@@ -47,7 +47,6 @@ BATCH = 100
 RETRY_S = 0.5
 #: Together with a step of the backend below the 2 s of ``who``.
 TELLING_WAIT_S = 0.5
-STOP_WAIT_S = 3.0
 
 
 class Present(msgspec.Struct, frozen=True):
@@ -263,10 +262,10 @@ class Keeper:
         self._stopping.set()
         self._wake.set()
 
-    def stop(self) -> None:
-        """All have left, and the thread has ended."""
+    def stop(self, timeout_s: float) -> None:
+        """All have left, and the thread has ended; or the time is over."""
         self.depart()
-        self._thread.join(STOP_WAIT_S)
+        self._thread.join(timeout_s)
 
     def enter(self, topic: str, user: bytes, id: str) -> None:
         """A connection has come."""

@@ -72,7 +72,6 @@ MAX_RETRY_S = 1.0
 #: The loop has 10 000 events to spread: it is given this time for some.
 OVERLOAD_PAUSE_S = 0.02
 START_WAIT_S = 3.0
-STOP_WAIT_S = 3.0
 
 
 class RedisBackend:
@@ -110,10 +109,10 @@ class RedisBackend:
         self._reader = _Reader(self._url, self, feed)
         self._reader.start()
 
-    def stop(self) -> None:
+    def stop(self, timeout_s: float) -> None:
         reader, self._reader = self._reader, None
         if reader is not None:
-            reader.stop()
+            reader.stop(timeout_s)
         self._store.close()
 
     def mode(self, topic: str) -> str | None:
@@ -236,12 +235,12 @@ class _Reader:
         self._thread.start()
         self._tried.wait(START_WAIT_S)
 
-    def stop(self) -> None:
+    def stop(self, timeout_s: float) -> None:
         self._stopping.set()
         # Shuts the sockets down, on one of which it waits.
         self._client.connection_pool.disconnect()
         self._store.close()
-        self._thread.join(STOP_WAIT_S)
+        self._thread.join(timeout_s)
 
     def _run(self) -> None:
         pause_s = RETRY_S

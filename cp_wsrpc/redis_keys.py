@@ -63,7 +63,6 @@ BEAT_S = 3.0
 BATCH = 500
 RETRY_S = 0.05
 MAX_RETRY_S = 1.0
-STOP_WAIT_S = 2.5
 
 #: The outcome of a call whose process has gone before it told one.
 ABANDONED = (b'{"error":{"code":-32000,"message":"the process that ran the '
@@ -150,12 +149,12 @@ class RedisKeyStore:
             for heard in several:
                 heard(None)
 
-    def stop(self) -> None:
+    def stop(self, timeout_s: float) -> None:
         """Tell Redis what is still to be told, and that we are gone."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
-        self._thread.join(STOP_WAIT_S)
+        self._thread.join(timeout_s)
         self._store.close()
 
     # -- any thread --------------------------------------------------------

@@ -6,8 +6,10 @@
     close        Close 1001 (1012 on restart), the peers' answer  <= 2 s
     abort        who has not answered                           <= 0.5 s
     last hooks   closed(), on_close(), Route.closed()             <= 1 s
+    let go       stores and threads                        what is left
 
-Together never longer than 14 s however many peers are stuck (threats D4).
+Together never longer than 14 s however many peers are stuck, and Redis
+with them (threats D4): ``drain_timeout_s`` and 4 s, one :class:`Budget`.
 Each step waits for an event with its deadline; the loop's thread sets it.
 """
 from __future__ import annotations
@@ -27,15 +29,40 @@ if TYPE_CHECKING:
     from .hub import Hub
     from .messages import Call
 
-__all__ = ['shut_down']
+__all__ = ['Budget', 'let_go', 'shut_down']
 
 log = logging.getLogger('cp_wsrpc.shutdown')
 
 ABORT_WAIT_S = 0.5
 HOOKS_WAIT_S = 1.0
+#: All that comes after the drain.
+END_S = 4.0
+#: A store: an answer of Redis takes 1.5 s at most, and it asks once more.
+STORE_WAIT_S = 3.0
+#: What of that the stores, which may wait for Redis, leave to the threads.
+THREADS_S = 0.2
+#: And who is on which topic, and the feed, after the idempotency keys.
+FEED_S = 0.1
 
 
-def shut_down(hub: Hub, code: int, reason: str) -> None:
+class Budget:
+    """The seconds that a whole stop may take; its steps share them."""
+
+    def __init__(self, seconds: float) -> None:
+        self._ends = time.monotonic() + seconds
+
+    @classmethod
+    def of_stop(cls, hub: Hub) -> Budget:
+        """It begins to run now."""
+        return cls(hub.timing.drain_timeout_s + END_S)
+
+    def take(self, at_most: float, spare: float = 0.0) -> float:
+        """The seconds of one step; ``spare`` are for those after it."""
+        return max(0.0, min(at_most,
+                            self._ends - spare - time.monotonic()))
+
+
+def shut_down(hub: Hub, code: int, reason: str, budget: Budget) -> None:
     """End all connections of a hub.  Not on the loop's thread."""
     assert not hub.io.in_loop()
     mine = cell.get()
@@ -44,14 +71,29 @@ def shut_down(hub: Hub, code: int, reason: str) -> None:
         log.warning('calls still run after %s s: their replies are lost',
                     hub.timing.drain_timeout_s)
     _wait_on_loop(hub, lambda: _close_all(hub, code, reason),
-                  lambda: not hub.io.websockets, CLOSE_TIMEOUT_S)
+                  lambda: not hub.io.websockets,
+                  budget.take(CLOSE_TIMEOUT_S))
     _wait_on_loop(hub, lambda: _abort_all(hub, code, reason),
-                  lambda: not hub.io.websockets, ABORT_WAIT_S)
+                  lambda: not hub.io.websockets, budget.take(ABORT_WAIT_S))
     run_own_strand()
     if not hub.pool.wait_for_strands(0.1):
         hub.pool.rescue()
-        if not hub.pool.wait_for_strands(HOOKS_WAIT_S):
+        if not hub.pool.wait_for_strands(budget.take(HOOKS_WAIT_S)):
             log.warning('hooks of closed connections still run')
+
+
+def let_go(hub: Hub, budget: Budget) -> None:
+    """End the stores, the loop and the pool.  Not on the loop's thread.
+
+    A thread that does not end in time is a daemon, and ends by itself or
+    with the process: Redis may be frozen, a method may never return.
+    """
+    hub.kept.stop(budget.take(STORE_WAIT_S, THREADS_S + FEED_S))
+    hub.broker.stop(budget.take(STORE_WAIT_S, THREADS_S))
+    hub.sessions.stop(budget.take(1.0, THREADS_S))
+    if not hub.io.stop(budget.take(2.0, THREADS_S / 2)):
+        log.error('the I/O loop did not end: a method holds it')
+    hub.pool.stop(budget.take(1.0))
 
 
 def _drain(hub: Hub, stopper: Call | None) -> bool:

@@ -596,10 +596,10 @@ def test_who_asks_while_the_process_stops_brings_nobody_back():
     for id in ('#1', '#2'):
         keeper.enter('room.x', b'"ada"', id)
     assert keeper.who('room.x').users == [Present('ada', 2, ['#1', '#2'])]
-    keeper.stop()
+    keeper.stop(3.0)
     keeper.leave('room.x', b'"ada"', '#1', 0)   # the first of two tabs
     assert keeper.who('room.x').users == []
-    backend.stop()
+    backend.stop(3.0)
 
 
 def test_an_event_that_the_loop_has_no_room_for_comes_later():
@@ -620,7 +620,7 @@ def test_an_event_that_the_loop_has_no_room_for_comes_later():
     assert backend.attend(join) and backend.attend(join)
     found = backend.who('room.x')
     assert (found.users, found.offset) == ([Present('ada', 1, ['#1'])], 1)
-    backend.stop()
+    backend.stop(3.0)
 
 
 # -- in Redis, by a clock of the test's own ----------------------------------

@@ -721,7 +721,7 @@ def feeding(fragile):
     backend.start(feed)
     wait_until(lambda: backend._reader._place)
     yield backend, feed
-    backend.stop()
+    backend.stop(3.0)
 
 
 def test_a_loop_without_time_holds_the_feed_up_and_loses_nothing(feeding):
@@ -812,7 +812,7 @@ def test_it_stops_at_once_whatever_redis_does(fragile):
         backend = start()
         hurt()
         begun = time.monotonic()
-        backend.stop()
+        backend.stop(3.0)
         assert time.monotonic() - begun < 2
         with pytest.raises(BrokerUnavailable):
             backend.publish('news', b'1')

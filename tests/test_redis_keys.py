@@ -16,8 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 import cherrypy
 import pytest
 
-from cp_wsrpc import Client, idempotency
+from cp_wsrpc import Client, idempotency, shutdown
 from cp_wsrpc.errors import Busy, RemoteError
+from cp_wsrpc.hub import Timing
 from cp_wsrpc.idempotency import Claim, Key
 
 from .apps import assert_sent_away, request, result, starting_quickly
@@ -91,7 +92,7 @@ class Process:
     def leave(self):
         """Without a word, as a process that is killed."""
         self.store._leave = lambda: None
-        self.store.stop()
+        self.store.stop(3.0)
 
 
 @pytest.fixture
@@ -108,7 +109,7 @@ def open_stores(redis):
         yield stores
     finally:
         for one in stores:
-            one.store.stop()
+            one.store.stop(3.0)
 
 
 OURS = Claim(True, 'f')
@@ -188,7 +189,7 @@ def test_of_a_process_that_is_gone_nobody_knows_and_nobody_runs_it_again(
 def test_a_process_that_stops_says_so(processes):
     one, other = processes
     one.ask()
-    one.store.stop()
+    one.store.stop(3.0)
     assert other.ask() == Claim(False, 'f', ABANDONED)
 
 
@@ -199,14 +200,14 @@ def test_who_was_taken_for_gone_may_still_say_what_came_of_it(
     one.ask()
     one.store._stopping = True          # as one that stands still
     one.store._leave = lambda: None
-    one.store.stop()
+    one.store.stop(3.0)
     wait_until(lambda: other.ask().outcome == ABANDONED)
     again = RedisKeyStore(redis.url)
     again._ours, again._owner = one.store._ours, one.store._owner
     again.start()
     again.settle(KEY, ONE)
     wait_until(lambda: other.ask().outcome == ONE)
-    again.stop()
+    again.stop(3.0)
 
 
 def test_nobody_can_fill_it_and_what_has_ended_counts_no_more(
@@ -554,6 +555,24 @@ def test_the_store_has_one_thread_and_ends_with_the_engine(fragile):
         names = [thread.name for thread in threading.enumerate()]
         assert 'wsrpc-keys' not in names
         cherrypy.engine.start()
+
+
+def test_a_redis_that_is_silent_lengthens_no_stop(fragile, monkeypatch):
+    monkeypatch.setattr(shutdown, 'END_S', 0.5)
+    with serve(fragile) as server, server.peer('/api') as peer:
+        peer.call('rpc.subscribe', ['news'])
+        fragile.pause()
+        try:
+            # One of its threads waits for an answer as it begins.
+            peer.send_json(keyed('add', [1, 2]))
+            monkeypatch.setattr(cherrypy.engine.wsrpc.hub, 'timing', Timing(
+                drain_timeout_s=0.1))
+            begun = time.monotonic()
+            cherrypy.engine.wsrpc.stop()
+            assert time.monotonic() - begun < 0.8   # it took 2.5 s more
+        finally:
+            fragile.go_on()
+        cherrypy.engine.wsrpc.start()
 
 
 # -- D10: cut, and connected to another process -------------------------------
