@@ -10,14 +10,17 @@ that waits keeps the task as its own, and those behind it get another::
 
 Each call has a context of its own, and what it asks of its task
 (``asyncio.timeout``, ``current_task``, ``cancel``) is asked of one that
-runs no other call, once it has waited, or has kept the task somewhere: a
-``cancel()`` that comes late must not hit the call of somebody else.
+runs no other call, once it has waited, or has left a trace of the task
+somewhere: a reference, also a weak one, or a callback.  A ``cancel()``
+that comes late must not hit the call of somebody else, nor what is kept
+by task be his, and a callback is due when its own call has ended.
 """
 from __future__ import annotations
 
 import asyncio
 import sys
 import types
+import weakref
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
@@ -80,9 +83,7 @@ class Coroutines:
 
     def _add_task(self) -> None:
         self._is_due = True
-        task = self._loop.create_task(self._run())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks.add(self._loop.create_task(self._run()))
 
     async def _run(self) -> None:
         """One task: calls that return at once, until one has waited."""
@@ -91,22 +92,28 @@ class Coroutines:
         waiting, ends = self._waiting, self._now() + _TURN_S
         self._is_due = False
         references = sys.getrefcount(task)
-        while waiting:
-            run, call, done, begun = waiting.popleft()
-            error: BaseException | None = None
-            try:
-                has_waited = await self._drive(run(call), call.name)
-                is_own = (has_waited or task.cancelling() > 0
-                          or sys.getrefcount(task) > references)
-            except BaseException as raised:     # told to done()
-                error, is_own = raised, True
-            done(call, begun, error)
-            if isinstance(error, asyncio.CancelledError):
-                self._leave_rest()
-                raise error
-            if is_own or self._now() > ends:
-                break
-        self._leave_rest()
+        weak_references = weakref.getweakrefcount(task)
+        try:
+            while waiting:
+                run, call, done, begun = waiting.popleft()
+                error: BaseException | None = None
+                try:
+                    is_own = (await self._drive(run(call), call.name)
+                              or task.cancelling() > 0
+                              or sys.getrefcount(task) > references
+                              or weakref.getweakrefcount(task)
+                              > weak_references
+                              or task._callbacks is not None)
+                except BaseException as raised:     # told to done()
+                    error, is_own = raised, True
+                done(call, begun, error)
+                if isinstance(error, asyncio.CancelledError):
+                    raise error
+                if is_own or self._now() > ends:
+                    break
+        finally:
+            self._tasks.discard(task)
+            self._leave_rest()
 
     def _leave_rest(self) -> None:
         """Have another task run what waits."""

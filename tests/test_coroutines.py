@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -28,7 +29,7 @@ class Calls:
         self.ended: dict[str, BaseException | None] = {}
         self.order: list[str] = []
         self.steps: list[str] = []
-        self.tasks: dict[str, Any] = {}
+        self.tasks: dict[str, str] = {}     # the names of theirs
         self.progress = asyncio.Event()
         self.coroutines = Coroutines(
             self.loop, contextvars.copy_context(), time.monotonic,
@@ -36,11 +37,17 @@ class Calls:
 
     def start(self, name: str, function: Callable[[], Any]) -> None:
         async def run(call: Call) -> None:
-            # Not to be kept, see there; one for each task.
-            self.tasks[name] = weakref.ref(asyncio.current_task())
+            # Itself is not to be kept, see there.
+            self.tasks[name] = asyncio.current_task().get_name()
             await function()
 
         self.coroutines.start(run, Call(1, name, None, None), self._note)
+
+    def task(self, name: str) -> asyncio.Task[None]:
+        """That of a call which waits."""
+        task, = (task for task in asyncio.all_tasks(self.loop)
+                 if task.get_name() == self.tasks[name])
+        return task
 
     def _note(self, call: Call, begun: float,
               error: BaseException | None) -> None:
@@ -75,7 +82,7 @@ def test_calls_that_do_not_wait_share_a_task(calls):
         calls.start(name, at_once)
     calls.run_until_ended('a', 'b', 'c')
     assert calls.order == ['a', 'b', 'c']
-    assert len({id(task) for task in calls.tasks.values()}) == 1
+    assert len(set(calls.tasks.values())) == 1
 
 
 def test_who_keeps_his_task_and_cancels_it_late_hits_no_other_call(calls):
@@ -93,7 +100,7 @@ def test_who_keeps_his_task_and_cancels_it_late_hits_no_other_call(calls):
     calls.start('cancels', cancel_late)
     calls.run_until_ended('keeps', 'cancels')
     assert 'waits' not in calls.ended
-    assert calls.tasks['waits'] is not calls.tasks['keeps']
+    assert calls.tasks['waits'] != calls.tasks['keeps']
 
 
 def test_a_call_that_waits_holds_nobody_up_and_keeps_its_task(calls):
@@ -104,11 +111,11 @@ def test_a_call_that_waits_holds_nobody_up_and_keeps_its_task(calls):
     calls.start('c', at_once)
     calls.run_until_ended('a', 'b', 'c')
     assert 'waits' not in calls.ended
-    assert calls.tasks['waits'] is not calls.tasks['b']
-    assert calls.tasks['b'] is calls.tasks['c']
+    assert calls.tasks['waits'] != calls.tasks['b']
+    assert calls.tasks['b'] == calls.tasks['c']
     calls.start('later', at_once)
     calls.run_until_ended('later')
-    assert calls.tasks['later'] is not calls.tasks['waits']
+    assert calls.tasks['later'] != calls.tasks['waits']
     gate.set()
     calls.run_until_ended('waits')
     assert calls.ended['waits'] is None
@@ -125,7 +132,7 @@ def test_what_is_behind_one_that_waited_is_run_by_another(calls):
 
     calls.start('opens', add_and_open)
     calls.run_until_ended('waits', 'opens', 'behind')
-    assert calls.tasks['behind'] is not calls.tasks['waits']
+    assert calls.tasks['behind'] != calls.tasks['waits']
 
 
 def test_each_has_a_context_of_its_own_through_all_its_steps(calls):
@@ -181,11 +188,55 @@ def test_one_that_cancels_itself_and_does_not_wait_harms_no_other(calls):
     assert calls.ended == {'cancels': None, 'next': None}
 
 
+def test_what_one_has_called_at_its_tasks_end_is_called_at_its_own(calls):
+    ended = asyncio.Event()
+
+    async def watch() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.add_done_callback(lambda task: ended.set())
+
+    calls.start('watches', watch)
+    calls.start('waits', ended.wait)    # for ever, were it the same task
+    calls.run_until_ended('watches', 'waits')
+
+
+def test_what_is_kept_by_task_is_not_the_next_calls(calls):
+    sessions = weakref.WeakKeyDictionary()
+    seen = []
+
+    async def open_session() -> None:
+        seen.append(sessions.setdefault(asyncio.current_task(), len(seen)))
+
+    for name in 'abc':
+        calls.start(name, open_session)
+    calls.run_until_ended('a', 'b', 'c')
+    assert seen == [0, 1, 2]
+
+
+def test_a_fault_at_the_end_of_one_leaves_no_other_lying(calls):
+    faults = []
+    calls.loop.set_exception_handler(
+        lambda loop, context: faults.append(str(context['exception'])))
+
+    def fail(call: Call, begun: float, error: BaseException | None) -> None:
+        raise LookupError('of ours')
+
+    async def run(call: Call) -> None:
+        pass
+
+    calls.coroutines.start(run, Call(1, 'a', None, None), fail)
+    calls.start('b', at_once)
+    calls.run_until_ended('b')
+    gc.collect()        # then asyncio tells of it
+    assert faults == ['of ours']
+
+
 def test_one_that_is_cancelled_is_told_so_and_the_rest_go_on(calls):
     calls.start('endless', lambda: asyncio.Event().wait())
     calls.start('a', at_once)
     calls.run_until_ended('a')
-    calls.tasks['endless']().cancel()
+    calls.task('endless').cancel()
     calls.start('b', at_once)
     calls.run_until_ended('endless', 'b')
     assert isinstance(calls.ended['endless'], asyncio.CancelledError)
@@ -214,7 +265,7 @@ def test_a_long_row_of_calls_lets_the_loop_have_its_turn(calls, monkeypatch):
     for name in 'abc':
         calls.start(name, at_once)
     calls.run_until_ended('a', 'b', 'c')
-    assert len({id(task) for task in calls.tasks.values()}) == 3
+    assert len(set(calls.tasks.values())) == 3
 
 
 def test_at_the_end_all_that_waits_is_cancelled_and_the_rest_not_begun(
