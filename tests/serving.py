@@ -30,7 +30,9 @@ from typing import Any, TypeVar
 
 import cherrypy
 import trustme
-from cherrypy.process import wspbus
+from cheroot import connections
+from cheroot.workers import threadpool
+from cherrypy.process import servers, wspbus
 
 import cp_wsrpc  # noqa: F401 (registers the tool and the plugin)
 
@@ -184,6 +186,7 @@ def serving(root: Any = None, config: Config | None = None, *,
             undo.enter_context(_log_kept()))
         undo.enter_context(_globals_kept(options))
         undo.enter_context(_never_a_hard_exit())
+        undo.enter_context(_looked_for_soon())
         cherrypy.config.update(options)
         if root is not None:
             cherrypy.tree.mount(root, script_name, _plain(config))
@@ -205,7 +208,7 @@ def _make_http_server() -> None:
     server.httpserver, server.bind_addr = server.httpserver_from_self()
     # How often cheroot looks whether it is to stop; with its 0.5 s most
     # of a test's time would go into stopping.
-    server.httpserver.expiration_interval = 0.02
+    server.httpserver.expiration_interval = 0.005
 
 
 def _stop() -> None:
@@ -299,6 +302,32 @@ def _never_a_hard_exit() -> Iterator[None]:
         yield
     finally:
         wspbus.os = os
+
+
+@contextlib.contextmanager
+def _looked_for_soon() -> Iterator[None]:
+    """CherryPy and cheroot look every 2 ms for what they wait for.
+
+    Whether the HTTP server is ready, its threads are, it has stopped: with
+    the 0.1 s and 0.01 s of their own, a hundred seconds of a whole run of
+    the tests would be these waits.
+    """
+
+    class Time:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(time, name)
+
+        def sleep(self, seconds: float) -> None:
+            time.sleep(min(seconds, 0.002))
+
+    modules = servers, connections, threadpool
+    for module in modules:
+        module.time = Time()
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.time = time
 
 
 def _plugin_options(options: Mapping[str, Any],
