@@ -21,7 +21,8 @@ import msgspec
 from .broker import encode_event
 from .current import cell
 from .errors import Overloaded
-from .framing import check_close_code, close_frame
+from .frame_rules import check_close_code
+from .frames import close_frame
 from .json_text import encode_json
 from .messages import Event
 from .users import Target

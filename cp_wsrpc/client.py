@@ -43,7 +43,7 @@ from .decoding import decode
 from .dialects import JSONRPC
 from .errors import (CallTimeout, CloseCode, ConnectionLostError,
                      ParseError)
-from .frames import check_close_code
+from .frame_rules import check_close_code
 from .idempotency import check_key
 from .logs import escape, limited
 from .messages import NO_ID, Batch, Call, Failure, Result

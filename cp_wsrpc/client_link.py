@@ -32,7 +32,7 @@ from typing import Any, Protocol
 from ws4py.messaging import (BinaryMessage, CloseControlMessage,
                              PingControlMessage)
 
-from . import framing
+from . import frames
 from .backoff import Backoff
 from .client_socket import ClientSocket
 from .conversation import blocking
@@ -304,7 +304,7 @@ class Link:
 
     def _on_control(self, ws: ClientSocket, item: Any) -> None:
         if isinstance(item, PingControlMessage):
-            ws.send_frame(framing.pong_frame(item.data, mask=True))
+            ws.send_frame(frames.pong_frame(item.data, mask=True))
         elif isinstance(item, CloseControlMessage):
             ws.close(item.code, item.reason)
             self._leave(ws)
@@ -340,7 +340,7 @@ class Link:
 
     def _probe(self) -> None:
         assert self.ws is not None
-        self.ws.send_frame(framing.ping_frame(mask=True))
+        self.ws.send_frame(frames.ping_frame(mask=True))
         self._ping_timer = self.call_later(
             self._ping_timeout_s, self._judge, self.now())
 

@@ -32,11 +32,13 @@ from typing import Any
 from ws4py.client.threadedclient import WebSocketClient
 from ws4py.websocket import WebSocket as Ws4pyWebSocket
 
-from . import framing, transport
+from . import frames, transport
 from .client_handshake import (Answer, HandshakeError, agreed_compression,
                                build_request, check_answer, header_list,
                                parse_answer, parse_url, refusal)
 from .compression import OFFER
+from .frame_rules import TEXT
+from .framing import FrameStream
 
 __all__ = ['ClientSocket']
 
@@ -84,10 +86,10 @@ class ClientSocket(WebSocketClient):        # type: ignore[misc]
         self.extra_headers = header_list(headers)
         self.ssl_context = ssl_context
         self.connect_timeout_s = connect_timeout_s
-        self.stream = framing.FrameStream(
+        self.stream = FrameStream(
             client=True, max_message_bytes=max_message_bytes,
             max_fragments=1 << 16)
-        self.framer: framing.Framer = framing
+        self.framer: frames.Framer = frames
         self.offers_compression = compression
         self.key = b64encode(os.urandom(16))
         self.early = b''
@@ -288,11 +290,11 @@ class ClientSocket(WebSocketClient):        # type: ignore[misc]
 
     def send_text(self, text: bytes) -> None:
         """Send UTF-8 text as one message."""
-        self.send_frame(self.framer.frame(framing.TEXT, text, mask=True))
+        self.send_frame(self.framer.frame(TEXT, text, mask=True))
 
     def send_texts(self, texts: Iterable[bytes]) -> None:
         """The same for several, joined into as few sends as possible."""
-        self._out.extend(self.framer.frame(framing.TEXT, text, mask=True)
+        self._out.extend(self.framer.frame(TEXT, text, mask=True)
                          for text in texts)
         self._flush()
 
@@ -318,7 +320,7 @@ class ClientSocket(WebSocketClient):        # type: ignore[misc]
             # What another thread has just looked past this for may follow
             # the Close; a server throws it away (RFC 6455 1.4).
             self.close_sent = True
-        self._out.append(framing.close_frame(code, reason, mask=True))
+        self._out.append(frames.close_frame(code, reason, mask=True))
         self._flush()
 
     def on_writable(self) -> bool:

@@ -6,12 +6,12 @@
     agreed.answer       -> 'permessage-deflate; server_no_context_takeover;
                             client_no_context_takeover'
     agreed.inflater()   for FrameStream(inflater=...)
-    agreed.framer       builds frames as ``framing`` does, deflated
+    agreed.framer       builds frames as ``frames`` does, deflated
 
     negotiate(['constructor, __proto__'])     -> None: no compression
 
 Negotiation and codec are those of ``websockets``; what is added here are
-our limits.  Above it stands ``framing``; ``tool`` negotiates, ``websocket``
+our limits.  ``framing`` inflates by it; ``tool`` negotiates, ``websocket``
 keeps what was agreed.
 
 **No context of ours, ever.**  A server that keeps its deflate context from
@@ -44,8 +44,9 @@ from websockets.frames import Frame, Opcode
 from websockets.headers import build_extension, parse_extension
 from websockets.typing import ExtensionName
 
-from . import framing
+from . import frames
 from .errors import CloseCode
+from .frame_rules import TEXT, ProtocolFailure
 
 __all__ = ['Agreement', 'Deflater', 'Inflater', 'MIN_BYTES', 'OFFER',
            'check_answer', 'negotiate']
@@ -73,7 +74,7 @@ _AFTER_END = frozenset({_TAIL, b'\x00' + _TAIL})
 class Deflater:
     """Builds the frames of one window size; any thread, no state.
 
-    ``framing`` itself stands in its place where nothing was agreed: both
+    ``frames`` itself stands in its place where nothing was agreed: both
     have ``text_frame`` and ``frame``.
     """
 
@@ -86,22 +87,22 @@ class Deflater:
         return f'<Deflater {self.bits}>'
 
     def text_frame(self, payload: bytes) -> bytes:
-        """Build a whole text, as :func:`cp_wsrpc.framing.text_frame`."""
+        """Build a whole text, as :func:`cp_wsrpc.frames.text_frame`."""
         if len(payload) < MIN_BYTES:
-            return framing.text_frame(payload)
-        return self.frame(framing.TEXT, payload)
+            return frames.text_frame(payload)
+        return self.frame(TEXT, payload)
 
     def frame(self, opcode: int, payload: bytes, *,
               mask: bool = False) -> bytes:
         """Build a message's only frame, deflated where that is shorter."""
         body, deflated = self._shorter(payload)
-        return framing.frame(opcode, body, mask=mask, rsv1=deflated)
+        return frames.frame(opcode, body, mask=mask, rsv1=deflated)
 
     def frame_parts(self, opcode: int, payload: bytes
                     ) -> tuple[bytes, bytes]:
-        """The same, unmasked, as :func:`cp_wsrpc.framing.frame_parts`."""
+        """The same, unmasked, as :func:`cp_wsrpc.frames.frame_parts`."""
         body, deflated = self._shorter(payload)
-        return framing.frame_parts(opcode, body, rsv1=deflated)
+        return frames.frame_parts(opcode, body, rsv1=deflated)
 
     def _shorter(self, payload: bytes) -> tuple[bytes, bool]:
         """(what to send, whether it is deflated)."""
@@ -146,7 +147,7 @@ class Inflater:
             inflated = codec.decode(
                 Frame(Opcode.BINARY, payload, rsv1=True), max_size=limit)
         except PayloadTooBig:
-            raise framing.ProtocolFailure(
+            raise ProtocolFailure(
                 CloseCode.TOO_BIG,
                 f'a message of more than {limit} bytes') from None
         except ProtocolError:
@@ -162,8 +163,8 @@ class Inflater:
         return bytes(inflated.data)
 
 
-def _no_deflate(reason: str) -> framing.ProtocolFailure:
-    return framing.ProtocolFailure(CloseCode.PROTOCOL, reason)
+def _no_deflate(reason: str) -> ProtocolFailure:
+    return ProtocolFailure(CloseCode.PROTOCOL, reason)
 
 
 _DEFLATERS = {bits: Deflater(bits) for bits in range(9, 16)}

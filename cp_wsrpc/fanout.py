@@ -41,7 +41,7 @@ from .logs import limited
 
 if TYPE_CHECKING:
     from .dialects import Dialect
-    from .framing import Framer
+    from .frames import Framer
     from .websocket import WebSocket
 
 __all__ = ['FanOut', 'FrameFor', 'MAX_EVENTS', 'MAX_EVENT_BYTES', 'Outlet',

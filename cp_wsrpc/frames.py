@@ -5,13 +5,14 @@
     text_frame(b'hi')       -> b'\\x81\\x02hi'
     close_frame(1001, 'bye') -> b'\\x88\\x05\\x03\\xe9bye'
 
-The other half, reading them, is ``framing``, through which the rest of the
-package takes these names too: the module ``framing`` is a ``Framer``.
+The other half, reading them, is ``framing``.  The module itself is a
+:class:`Framer`.
 """
 from __future__ import annotations
 
 import os
 from struct import Struct
+from typing import Protocol
 
 from ws4py.messaging import (
     BinaryMessage,
@@ -22,6 +23,18 @@ from ws4py.messaging import (
 )
 
 from .errors import CloseCode
+from .frame_rules import (
+    CLOSE,
+    CONTINUATION,
+    CONTROL,
+    FIN,
+    MASKED,
+    PING,
+    PONG,
+    RSV1,
+    TEXT,
+    check_close_code,
+)
 
 try:
     from websockets.speedups import apply_mask
@@ -29,21 +42,32 @@ except ImportError:     # its wheel was built without a C compiler
     from websockets.utils import apply_mask
 
 __all__ = [
-    'BINARY', 'CLOSE', 'CONTINUATION', 'CONTROL', 'FIN', 'MASKED',
-    'OPCODE', 'PING', 'PONG', 'RSV1', 'TEXT', 'Binary', 'Close', 'Ping',
-    'Pong', 'Text', 'apply_mask', 'check_close_code', 'close_frame', 'frame',
-    'frame_parts', 'is_legal_close_code', 'ping_frame', 'pong_frame',
+    'Binary', 'Close', 'Framer', 'Ping', 'Pong', 'Text', 'apply_mask',
+    'close_frame', 'frame', 'frame_parts', 'ping_frame', 'pong_frame',
     'text_frame',
 ]
 
-# Opcodes, RFC 6455 5.2.
-CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
-# Bits of the first byte, and the mask bit of the second.
-FIN, RSV1, CONTROL, OPCODE = 0x80, 0x40, 0x08, 0x0f
-MASKED = 0x80
-
 _UINT16, _UINT64 = Struct('!H'), Struct('!Q')
 _TEXT_HEADERS = [bytes((FIN | TEXT, n)) for n in range(126)]
+
+
+class Framer(Protocol):
+    """What builds a connection's data frames.
+
+    This module, or a ``compression.Deflater`` where compression was agreed
+    upon.
+    """
+
+    def text_frame(self, payload: bytes, /) -> bytes:
+        """Build a whole text, unmasked."""
+
+    def frame(self, opcode: int, payload: bytes, /, *,
+              mask: bool = False) -> bytes:
+        """Build a whole message."""
+
+    def frame_parts(self, opcode: int, payload: bytes, /
+                    ) -> tuple[bytes, bytes]:
+        """The same, unmasked, as a header and what follows it."""
 
 
 def text_frame(payload: bytes) -> bytes:
@@ -106,23 +130,6 @@ def ping_frame(payload: bytes = b'', mask: bool = False) -> bytes:
 def pong_frame(payload: bytes = b'', mask: bool = False) -> bytes:
     """Build the answer to a ping, with the ping's own payload."""
     return frame(PONG, payload, mask=mask)
-
-
-def check_close_code(code: int) -> None:
-    """ValueError for a code with which no application may close."""
-    if not is_legal_close_code(code):
-        raise ValueError(f'the close code {code} may not be sent: use '
-                         '1000-1003, 1007-1014 or 3000-4999')
-
-
-def is_legal_close_code(code: int) -> bool:
-    """Whether a Close on the wire may carry ``code``.
-
-    RFC 6455 7.4 and IANA's registry, which added 1012-1014.  2999 and below
-    are for standards to come, 5000 and above for nobody.
-    """
-    return (1000 <= code <= 1003 or 1007 <= code <= 1014
-            or 3000 <= code <= 4999)
 
 
 def _header(first: int, length: int, masked: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Bytes <-> WebSocket frames, for either end of the wire.  Layer 1, pure.
+"""Bytes -> WebSocket messages, for either end of the wire.  Layer 1, pure.
 
 ::
 
@@ -8,8 +8,10 @@
     stream.feed(b'\\x81\\x02hi')                   -> []
     stream.failure   -> ProtocolFailure(1002, 'a client masks its frames')
 
-Above it stand ``frames``, which builds them, and ``utf8``; ``websocket``
-and ``client`` feed it with what they read.
+Above it stand ``frame_rules``, ``frames``, which builds them, and
+``unfinished``, where payloads wait for their rest; ``websocket`` and
+``client_socket`` feed it with what they read.  Its one class is long, as
+all of its methods are about the same few states.
 
 **The two ways through** :meth:`FrameStream.feed`.  What a program sends all
 day - a whole text of less than 126 bytes - is cut out of the buffer by
@@ -21,9 +23,9 @@ through the states:
 ``_frame``     ``_message``       what the next byte is
 =============  =================  ==========================================
 None           None               of a header, of any frame but continuation
-None           a ``_Message``     of a header, of a continuation or control
-a ``_Frame``   None               of the payload of a control frame
-a ``_Frame``   a ``_Message``     of the payload of either
+None           a message          of a header, of a continuation or control
+a frame        None               of the payload of a control frame
+a frame        a message          of the payload of either
 =============  =================  ==========================================
 
 A part of a header waits in ``_rest``.  Each rule is checked as soon as the
@@ -32,54 +34,32 @@ not depend on where the network cut the stream.
 """
 from __future__ import annotations
 
-import io
 from struct import Struct
 from typing import Any, Protocol
 
 from ws4py.streaming import Stream
 
-from .errors import CloseCode, WsrpcError
-from .frames import (
-    BINARY,
-    CLOSE,
-    CONTINUATION,
+from .errors import CloseCode
+from .frame_rules import (
+    COMPRESSED,
     CONTROL,
     FIN,
     MASKED,
     OPCODE,
     PING,
+    PLAIN,
     PONG,
     RSV1,
     TEXT,
-    Binary,
-    Close,
-    Ping,
-    Pong,
-    Text,
-    apply_mask,
-    check_close_code,
-    close_frame,
-    frame,
-    frame_parts,
+    ProtocolFailure,
     is_legal_close_code,
-    ping_frame,
-    pong_frame,
-    text_frame,
+    protocol_error,
+    why_not,
 )
-from .utf8 import check_piece
+from .frames import Binary, Close, Ping, Pong, Text, apply_mask
+from .unfinished import UnfinishedFrame, UnfinishedMessage, unmask
 
-__all__ = [
-    'BINARY', 'CLOSE', 'CONTINUATION', 'PING', 'PONG', 'TEXT',
-    'FrameStream', 'Framer', 'Inflater', 'ProtocolFailure',
-    'check_close_code', 'close_frame', 'frame', 'frame_parts',
-    'is_legal_close_code', 'ping_frame', 'pong_frame', 'text_frame',
-]
-
-#: First bytes that need no extension: any data frame, final controls.
-_PLAIN = frozenset({0x00, 0x01, 0x02, 0x80, 0x81, 0x82, 0x88, 0x89, 0x8a})
-#: First bytes of a compressed message: RSV1, not on continuations
-#: (RFC 7692 6).
-_COMPRESSED = frozenset({0x41, 0x42, 0xc1, 0xc2})
+__all__ = ['FrameStream', 'Inflater']
 
 _UINT16, _UINT64 = Struct('!H'), Struct('!Q')
 
@@ -94,33 +74,6 @@ _MAX_INFLATED_BYTES = 1 << 20
 #: Small texts are cut out of so much before somebody counts, bytes.
 _UNCOUNTED_BYTES = 2048
 
-#: A payload of which this much has come gets room for all of it, up to
-#: _ROOM_BYTES (beyond: four times what has come).  Grown bit by bit it is
-#: copied, and the kernel gives and takes its pages, each time: 1 MiB echoed
-#: 2 250 times a second rather than 1 900.  Less would be a gift to those
-#: who announce much and send nothing (threats B1).
-_ROOM_FROM_BYTES, _ROOM_BYTES = 64 * 1024, 1 << 20
-
-#: A slice of less than this is copied rather than viewed: making the
-#: memoryview costs as much as copying some kB.
-_VIEW_FROM_BYTES = 2048
-
-
-class ProtocolFailure(WsrpcError):
-    """The peer broke RFC 6455, or one of our limits.
-
-    ``code`` is what our Close must carry, ``reason`` one sentence of less
-    than 123 bytes for the person at the other end.
-    """
-
-    def __init__(self, code: int, reason: str) -> None:
-        super().__init__(code, reason)
-        self.code = code
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f'{self.reason} ({int(self.code)})'
-
 
 class Inflater(Protocol):
     """What undoes the peer's compression (RFC 7692)."""
@@ -131,84 +84,6 @@ class Inflater(Protocol):
         Raises :class:`ProtocolFailure`: 1009 past the limit, of which
         nothing may be held in memory, 1002 for what is no deflate stream.
         """
-
-
-class Framer(Protocol):
-    """What builds a connection's data frames.
-
-    This module, or a ``compression.Deflater`` where compression was agreed
-    upon.
-    """
-
-    def text_frame(self, payload: bytes, /) -> bytes:
-        """Build a whole text, unmasked."""
-
-    def frame(self, opcode: int, payload: bytes, /, *,
-              mask: bool = False) -> bytes:
-        """Build a whole message."""
-
-    def frame_parts(self, opcode: int, payload: bytes, /
-                    ) -> tuple[bytes, bytes]:
-        """The same, unmasked, as a header and what follows it."""
-
-
-class _Frame:
-    """A frame whose header is there and whose payload is not all there."""
-
-    __slots__ = ('control', 'first', 'key', 'left')
-
-    def __init__(self, first: int, length: int, key: bytes) -> None:
-        self.first = first
-        self.left = length      # bytes
-        self.key = key          # turned to where the payload goes on
-        self.control = bytearray()      # data go to the _Message instead
-
-    def take(self, data: bytes | memoryview, start: int, stop: int
-             ) -> bytes:
-        """Return the payload that stands there, unmasked."""
-        chunk = _unmask(data, start, stop, self.key)
-        self.left -= stop - start
-        turn = (stop - start) & 3
-        self.key = self.key[turn:] + self.key[:turn]
-        return chunk
-
-
-class _Message:
-    """A message of which more is to come.
-
-    The buffer is a BytesIO: it grows by an eighth, so that 4 MB in segments
-    of 1 byte are linear and cost no object each, and gives its bytes away
-    without another copy.
-    """
-
-    __slots__ = ('announced', 'begun', 'buffer', 'checked', 'first',
-                 'fragments', 'room')
-
-    def __init__(self, first: int) -> None:
-        self.first = first
-        self.announced = 0      # bytes, by the headers so far
-        self.fragments = 0
-        self.buffer = io.BytesIO()
-        self.room = _ROOM_FROM_BYTES    # bytes, that the buffer may have
-        self.checked = first & (RSV1 | OPCODE) == TEXT
-        self.begun = b''        # a code point that a chunk cut, see utf8
-
-    def add(self, chunk: bytes, last: bool) -> None:
-        """Append; UnicodeDecodeError as soon as it can be no more UTF-8."""
-        if self.checked:
-            self.begun = check_piece(self.begun, chunk, last)
-        buffer = self.buffer
-        size = buffer.tell() + len(chunk)
-        if self.room < size < self.announced:
-            self._make_room(size)
-        buffer.write(chunk)
-
-    def _make_room(self, size: int) -> None:
-        self.room = min(self.announced, max(_ROOM_BYTES, 4 * size))
-        position = self.buffer.tell()
-        self.buffer.seek(self.room - 1)
-        self.buffer.write(b'\0')
-        self.buffer.seek(position)
 
 
 class FrameStream(Stream):      # type: ignore[misc]
@@ -266,8 +141,8 @@ class FrameStream(Stream):      # type: ignore[misc]
         self._cut_below = min(126, max_message_bytes + 1)
         self._ended = False
         self._rest = b''
-        self._frame: _Frame | None = None
-        self._message: _Message | None = None
+        self._frame: UnfinishedFrame | None = None
+        self._message: UnfinishedMessage | None = None
 
     @property
     def unfinished(self) -> bool:
@@ -383,15 +258,15 @@ class FrameStream(Stream):      # type: ignore[misc]
         if first & CONTROL:
             if stop <= end:
                 self._take_control(
-                    first, _unmask(data, start, stop, key), found)
+                    first, unmask(data, start, stop, key), found)
                 return end if self._ended else stop
         elif stop <= end and first & FIN and self._message is None:
             self._take_message(
-                first, _unmask(data, start, stop, key), True, found)
+                first, unmask(data, start, stop, key), True, found)
             return stop
         else:
             self._begin_fragment(first, length)
-        self._frame = _Frame(first, length, key)
+        self._frame = UnfinishedFrame(first, length, key)
         return self._continue_frame(data, start, end, found)
 
     def _read_header(self, data: bytes, pos: int, end: int
@@ -413,16 +288,16 @@ class FrameStream(Stream):      # type: ignore[misc]
                 return None
             length = data[pos + 2] << 8 | data[pos + 3]
             if length < 126:
-                raise _error('the length is not in its shortest form')
+                raise protocol_error('the length is not in its shortest form')
         elif length == 127:
             start += 8
             if start > end:
                 return None
             length, = _UINT64.unpack_from(data, pos + 2)
             if length < 0x10000:
-                raise _error('the length is not in its shortest form')
+                raise protocol_error('the length is not in its shortest form')
             if length >> 63:
-                raise _error('the top bit of the length is set')
+                raise protocol_error('the top bit of the length is set')
         if not first & CONTROL:
             self._check_size(first, length)
         if not masked:
@@ -453,17 +328,18 @@ class FrameStream(Stream):      # type: ignore[misc]
     # parts, so none changes anything.
 
     def _check_first(self, first: int) -> None:
-        if first not in _PLAIN and (self.inflater is None
-                                    or first not in _COMPRESSED):
-            raise _error(_why_not(first))
+        if first not in PLAIN and (self.inflater is None
+                                    or first not in COMPRESSED):
+            raise protocol_error(why_not(first))
         if first & CONTROL:
             return
         message = self._message
         if first & OPCODE:
             if message is not None:
-                raise _error('a new message inside of a fragmented one')
+                raise protocol_error(
+                    'a new message inside of a fragmented one')
         elif message is None:
-            raise _error('a continuation of nothing')
+            raise protocol_error('a continuation of nothing')
         elif message.fragments >= self.max_fragments:
             raise ProtocolFailure(
                 CloseCode.POLICY,
@@ -472,11 +348,11 @@ class FrameStream(Stream):      # type: ignore[misc]
     def _check_second(self, first: int, masked: int, length: int) -> None:
         if self.expect_masking:
             if not masked:
-                raise _error('a client masks its frames')
+                raise protocol_error('a client masks its frames')
         elif masked:
-            raise _error('a server does not mask its frames')
+            raise protocol_error('a server does not mask its frames')
         if first & CONTROL and length > 125:
-            raise _error('a control frame of more than 125 bytes')
+            raise protocol_error('a control frame of more than 125 bytes')
 
     def _check_size(self, first: int, length: int) -> None:
         limit = self.max_message_bytes
@@ -498,7 +374,7 @@ class FrameStream(Stream):      # type: ignore[misc]
         """Count a data frame in; its payload may come in parts."""
         message = self._message
         if message is None:
-            message = self._message = _Message(first)
+            message = self._message = UnfinishedMessage(first)
         message.fragments += 1
         message.announced += length
 
@@ -592,36 +468,14 @@ class FrameStream(Stream):      # type: ignore[misc]
         return Pong(data).single(mask=self.always_mask)
 
 
-def _unmask(data: bytes | memoryview, start: int, stop: int, key: bytes
-            ) -> bytes:
-    """Copy once: out of the buffer and unmasked."""
-    if not key:
-        return bytes(data[start:stop])
-    if stop - start < _VIEW_FROM_BYTES:
-        return apply_mask(data[start:stop], key)
-    return apply_mask(memoryview(data)[start:stop], key)
-
-
 def _read_close(payload: bytes) -> Close:
     """Read a Close's body (RFC 6455 5.5.1, 7.1.5)."""
     if not payload:
         return Close(CloseCode.NO_STATUS, b'')
     if len(payload) == 1:
-        raise _error('a Close with half a code')
+        raise protocol_error('a Close with half a code')
     payload[2:].decode()
     code = _UINT16.unpack_from(payload)[0]
     if not is_legal_close_code(code):
-        raise _error(f'the close code {code} is not allowed')
+        raise protocol_error(f'the close code {code} is not allowed')
     return Close(code, payload[2:])
-
-
-def _why_not(first: int) -> str:
-    if first & 0x70:
-        return 'reserved bits are set'
-    if first & OPCODE not in (CLOSE, PING, PONG):
-        return f'the opcode {first & OPCODE} is reserved'
-    return 'a control frame in fragments'
-
-
-def _error(reason: str) -> ProtocolFailure:
-    return ProtocolFailure(CloseCode.PROTOCOL, reason)

@@ -22,7 +22,7 @@ from typing import Any
 
 from ws4py.messaging import BinaryMessage
 
-from . import framing
+from . import frames
 from .admission import Admission, refuse
 from .batch import BatchReply
 from .conversation import Conversation, PendingReply, server_ids
@@ -30,6 +30,7 @@ from .current import cell
 from .decoding import decode
 from .dialects import DIALECTS, JSONRPC, Dialect
 from .errors import CloseCode, ConnectionLostError, GoingAway, MessageTooBig
+from .frame_rules import check_close_code
 from .invocation import answer, fail, report, run_on_worker
 from .logs import escape, limited
 from .messages import NO_ID, Bad, Batch, Call, Failure, Result
@@ -151,8 +152,8 @@ class Peer(WebSocket):
                 or not self._is_under_way(call):
             super().close(code, reason)
             return
-        framing.check_close_code(code)      # raise here, not when it is sent
-        framing.close_frame(code, reason)
+        check_close_code(code)      # raise here, not when it is sent
+        frames.close_frame(code, reason)
         if self._noted_close is None:
             self._noted_close = call, code, reason
             # It may have been answered since, where a thread that it has

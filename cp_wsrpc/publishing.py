@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from . import framing
+from . import frames
 from .audience import Audience
 from .conversation import server_ids
 from .dialects import JSONRPC, Dialect
 from .errors import MessageTooBig, WrongThread
 from .fanout import once_each
-from .framing import Framer
+from .frames import Framer
 from .json_text import encode_json
 from .history import Position
 from .logs import escape, limited
@@ -142,7 +142,7 @@ class Publishing:
         frame_for = once_each(build)
         # Encoded here for most peers, so that what is no JSON is told to
         # the caller, not to the log.
-        size = len(frame_for(JSONRPC, framing))
+        size = len(frame_for(JSONRPC, frames))
         if size > MAX_BROADCAST_BYTES:
             raise MessageTooBig(f'{size} bytes in one broadcast; '
                                 f'{MAX_BROADCAST_BYTES} are allowed')

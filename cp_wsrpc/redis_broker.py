@@ -46,7 +46,8 @@ import redis
 from .backend import Feed, resync
 from .broker import encode_event
 from .errors import BrokerUnavailable, CloseCode, Overloaded
-from .framing import check_close_code, close_frame
+from .frame_rules import check_close_code
+from .frames import close_frame
 from .history import (MAX_RECOVERED_EVENTS, Position, Recovery, Retention,
                       find_retention, has_presence, new_epoch, read_rules)
 from .logs import escape, limited

@@ -39,7 +39,7 @@ from .current import Cell, cell
 from .dialects import JSONRPC
 from .errors import ConnectionLostError, RemoteError, RPCError, WsrpcError
 from .exposure import Route, make_route
-from .frames import check_close_code
+from .frame_rules import check_close_code
 from .history import Position
 from .host_session import LazySession, ensure_proxy
 from .json_text import encode_json

@@ -51,9 +51,11 @@ from ws4py.messaging import (BinaryMessage, CloseControlMessage, Message,
                              TextMessage)
 from ws4py.websocket import WebSocket as Ws4pyWebSocket
 
-from . import framing, transport
+from . import frames, transport
 from .errors import CloseCode, MessageTooBig
 from .fanout import FanOut, Outlet
+from .frame_rules import BINARY, TEXT, check_close_code
+from .framing import FrameStream
 from .logs import escape, limited
 from .outqueue import LOST, NOT_TRIED, REFUSED, SENT, OutQueue
 from .users import key_of
@@ -118,7 +120,7 @@ class WebSocket(Outlet, Ws4pyWebSocket):    # type: ignore[misc]
     sock: Any                   # None once it is closed
     server_terminated: bool     # no more is sent
     client_terminated: bool
-    stream: framing.FrameStream
+    stream: FrameStream
 
     #: bytes that came in one segment with the request; set by the tool
     early = b''
@@ -128,7 +130,7 @@ class WebSocket(Outlet, Ws4pyWebSocket):    # type: ignore[misc]
                  heartbeat_freq: Any = None) -> None:
         super().__init__(sock, protocols, extensions, environ)
         self.dialect = self.direct = None
-        self.framer = framing
+        self.framer = frames
         self.state = State.NEW
         self.remote = ''
         self.id = ''
@@ -167,7 +169,7 @@ class WebSocket(Outlet, Ws4pyWebSocket):    # type: ignore[misc]
         self.io = hub.io
         self.strand = strand
         self.id = id
-        self.stream = framing.FrameStream(
+        self.stream = FrameStream(
             max_message_bytes=options.max_message_bytes,
             max_fragments=options.max_fragments)
         agreed: Agreement | None = handshake.extensions
@@ -254,7 +256,7 @@ class WebSocket(Outlet, Ws4pyWebSocket):    # type: ignore[misc]
     def ping(self, message: Any = '') -> None:
         """Send a ping; ``ponged`` is called with the answer."""
         self._check_connected()
-        self.enqueue(framing.ping_frame(
+        self.enqueue(frames.ping_frame(
             message.encode() if isinstance(message, str) else message))
 
     def close(self, code: int = 1000, reason: Any = '') -> None:
@@ -264,8 +266,8 @@ class WebSocket(Outlet, Ws4pyWebSocket):    # type: ignore[misc]
         ValueError.  A second close does nothing.
         """
         self._check_connected()
-        framing.check_close_code(code)
-        frame = framing.close_frame(code, reason)
+        check_close_code(code)
+        frame = frames.close_frame(code, reason)
         if not self.server_terminated:
             self.server_terminated = True
             self.io.post(self._begin_close, code, frame)
@@ -385,7 +387,7 @@ class WebSocket(Outlet, Ws4pyWebSocket):    # type: ignore[misc]
                 '(4408): %s', self.id, self.remote, why)
         self.io.counters['slow_readers'] += 1
         self.out.drop_waiting()
-        self._begin_close(CloseCode.SLOW_READER, framing.close_frame(
+        self._begin_close(CloseCode.SLOW_READER, frames.close_frame(
             CloseCode.SLOW_READER, 'slow reader'))
         self._deadline = self.io.now() + 1.0
         self.io.schedule(self, self._deadline)
@@ -557,7 +559,7 @@ class WebSocket(Outlet, Ws4pyWebSocket):    # type: ignore[misc]
             return
         if isinstance(item, PingControlMessage):
             if self.state is State.OPEN:
-                self.out.put_pong(framing.pong_frame(item.data))
+                self.out.put_pong(frames.pong_frame(item.data))
         elif isinstance(item, PongControlMessage) \
                 and type(self).ponged is not Ws4pyWebSocket.ponged:
             self.strand.post(self.run_hook, 'ponged', item)
@@ -634,7 +636,7 @@ class WebSocket(Outlet, Ws4pyWebSocket):    # type: ignore[misc]
     def _answer_close(self, code: int, reason: str) -> None:
         if self.state is State.OPEN:
             self._close_sent = code
-            self._leave(code, reason, framing.close_frame(code))
+            self._leave(code, reason, frames.close_frame(code))
         elif self.state is State.CLOSING:
             self._leave(code, reason, None)
 
@@ -646,7 +648,7 @@ class WebSocket(Outlet, Ws4pyWebSocket):    # type: ignore[misc]
                 self.remote, escape(reason), code)
         if self.state is State.OPEN:
             self._close_sent = code
-            self._leave(code, reason, framing.close_frame(code, reason))
+            self._leave(code, reason, frames.close_frame(code, reason))
         else:
             self._leave(code, reason, None)
 
@@ -680,7 +682,7 @@ class WebSocket(Outlet, Ws4pyWebSocket):    # type: ignore[misc]
         once: its bytes may be lost if the peer has sent some.
         """
         assert self.state is State.NEW
-        self.out.put_last(framing.close_frame(code, reason))
+        self.out.put_last(frames.close_frame(code, reason))
         self.out.send_all()
         self._finish(code, reason)
 
@@ -789,7 +791,7 @@ class WebSocket(Outlet, Ws4pyWebSocket):    # type: ignore[misc]
         due = max(self.last_read, awake) + self._ping_after_s
         if now >= due:
             self._pinged_at = now
-            self.out.frames.append(framing.ping_frame())
+            self.out.frames.append(frames.ping_frame())
             self.flush()
             # Answered at once, it is to be pinged again before that.
             return now + min(self.hub.timing.ping_timeout_s,
@@ -828,4 +830,4 @@ def message_of(payload: Any, binary: bool = False) -> tuple[int, bytes]:
     elif not isinstance(payload, (bytes, bytearray, memoryview)):
         raise TypeError('a message is str, bytes, a ws4py message or a '
                         f'generator, not {type(payload).__name__}')
-    return framing.BINARY if binary else framing.TEXT, bytes(payload)
+    return BINARY if binary else TEXT, bytes(payload)

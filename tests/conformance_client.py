@@ -29,11 +29,11 @@ from typing import Any
 
 from ws4py.messaging import BinaryMessage
 
-from cp_wsrpc import framing
 from cp_wsrpc.backoff import Backoff
 from cp_wsrpc.client_link import Link
 from cp_wsrpc.client_socket import ClientSocket
 from cp_wsrpc.errors import ConnectionLostError
+from cp_wsrpc.frame_rules import BINARY
 
 from .serving import wait_until
 
@@ -53,7 +53,7 @@ class EchoLink(Link):
 
     def _on_control(self, ws: ClientSocket, item: Any) -> None:
         if isinstance(item, BinaryMessage):
-            ws.send_frame(ws.framer.frame(framing.BINARY, item.data,
+            ws.send_frame(ws.framer.frame(BINARY, item.data,
                                           mask=True))
         else:
             super()._on_control(ws, item)

@@ -28,15 +28,14 @@ from cp_wsrpc.client_handshake import (
     agreed_compression,
 )
 from cp_wsrpc.compression import MIN_BYTES, Inflater, negotiate
-from cp_wsrpc.framing import (
+from cp_wsrpc.frame_rules import (
     BINARY,
     CONTINUATION,
     TEXT,
-    FrameStream,
     ProtocolFailure,
-    frame,
-    text_frame,
 )
+from cp_wsrpc.frames import frame, text_frame
+from cp_wsrpc.framing import FrameStream
 
 from .rawpeer import RawPeer, client_frame
 from .serving import Server, serving, wait_until

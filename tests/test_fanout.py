@@ -11,7 +11,7 @@ import pytest
 import cp_wsrpc
 from cp_wsrpc import expose
 from cp_wsrpc.fanout import once_each
-from cp_wsrpc.framing import text_frame
+from cp_wsrpc.frames import text_frame
 from cp_wsrpc.websocket import State
 
 from .rawpeer import TEXT

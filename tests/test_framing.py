@@ -29,22 +29,24 @@ from ws4py import messaging
 from ws4py.streaming import Stream
 from ws4py.websocket import WebSocket
 
-from cp_wsrpc.framing import (
+from cp_wsrpc.frame_rules import (
     BINARY,
     CLOSE,
     CONTINUATION,
     PING,
     PONG,
     TEXT,
-    FrameStream,
     ProtocolFailure,
+    is_legal_close_code,
+)
+from cp_wsrpc.frames import (
     close_frame,
     frame,
-    is_legal_close_code,
     ping_frame,
     pong_frame,
     text_frame,
 )
+from cp_wsrpc.framing import FrameStream
 
 LENGTHS = [0, 1, 125, 126, 127, 4095, 65535, 65536, 70000]
 NO_LIMIT = sys.maxsize

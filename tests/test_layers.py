@@ -22,7 +22,8 @@ LAYERS = [
          'host_sighting', 'host_log', 'host_accept', 'recording']),
     (1, ['origins', 'options', 'upgrade', 'client_files', 'nesting',
          'json_text', 'dialects', 'diagnosis', 'decoding', 'batch',
-         'utf8', 'frames', 'framing', 'compression', 'transport', 'readiness',
+         'utf8', 'frame_rules', 'frames', 'unfinished', 'framing',
+         'compression', 'transport', 'readiness',
          'failures', 'hints', 'signatures', 'arguments', 'controllers',
          'exposure',
          'guards', 'registry', 'backoff', 'client_handshake',
@@ -44,7 +45,8 @@ ORDER = [module for _, modules in LAYERS for module in modules]
 
 #: Text and bytes in, objects out: no socket, no server, no loop.
 PURE = ['errors', 'messages', 'nesting', 'json_text', 'dialects', 'diagnosis',
-        'decoding', 'framing', 'conversation']
+        'decoding', 'frame_rules', 'frames', 'unfinished', 'framing',
+        'conversation']
 IMPURE = {'cherrypy', 'cheroot', 'socket', 'select', 'selectors'}
 
 MODULES = sorted(path.stem for path in PACKAGE.glob('*.py'))

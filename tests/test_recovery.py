@@ -20,7 +20,7 @@ from hypothesis.stateful import (
 )
 
 import cp_wsrpc
-from cp_wsrpc import framing, services, topics
+from cp_wsrpc import frames, services, topics
 from cp_wsrpc.backend import MemoryBackend, resync
 from cp_wsrpc.broker import Broker
 from cp_wsrpc.client import Client as RpcClient
@@ -44,7 +44,7 @@ class Member:
     """What the broker needs of a peer, and the client at its other end."""
 
     dialect = JSONRPC
-    framer = framing
+    framer = frames
 
     def __init__(self) -> None:
         self.topics: set[str] = set()

@@ -15,7 +15,8 @@ from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Frame, Opcode
 
 from cp_wsrpc.compression import Inflater
-from cp_wsrpc.framing import BINARY, CONTINUATION, FrameStream
+from cp_wsrpc.frame_rules import BINARY, CONTINUATION
+from cp_wsrpc.framing import FrameStream
 
 from ..rawpeer import client_frame
 from .oracle import (
