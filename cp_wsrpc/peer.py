@@ -35,15 +35,13 @@ from .invocation import answer, fail, report, run_on_worker
 from .logs import escape, limited
 from .messages import NO_ID, Bad, Batch, Call, Failure, Result
 from .seats import Seats, end_turn
-from .websocket import State, WebSocket
+from .states import CLOSED, OPEN
+from .websocket import WebSocket
 from .workers import Lane
 
 __all__ = ['Peer']
 
 log = logging.getLogger('cp_wsrpc.peer')
-
-#: Looking an enum's member up costs 50 ns before Python 3.12.
-_OPEN = State.OPEN
 
 
 class Peer(WebSocket):
@@ -228,7 +226,7 @@ class Peer(WebSocket):
             if type(item) is not bytes:
                 self._on_frame(item)
                 continue
-            if self.state is not _OPEN:
+            if self.state is not OPEN:
                 continue            # no answer to it could be sent
             self.messages_in += 1
             call = decode(item, max_depth, max_batch)
@@ -417,7 +415,7 @@ class Peer(WebSocket):
         held = self.admission.held or []
         self.admission.held = None
         for call in held:
-            if self.state is _OPEN:
+            if self.state is OPEN:
                 self.admission.begin(call)
         # Not before: what runs directly is sent at the end of a read.
         self._takes_direct = not self.handshake.bound
@@ -455,7 +453,7 @@ class Peer(WebSocket):
         return min(due, nearest)
 
     def _note_deadline(self, deadline: float) -> None:
-        if self.state is not State.CLOSED:
+        if self.state is not CLOSED:
             self.io.schedule(self, deadline)
 
     def drain(self) -> None:

@@ -49,10 +49,11 @@ from .presence import Presence
 from .publishing import Publishing, path_of
 from .recording import recorder
 from .shutdown import Budget, let_go, shut_down
+from .states import State
 from .statistics import Statistics, read_namespace
-from .users import Target
-from .websocket import State, WebSocket
 from .strands import Strand
+from .users import Target
+from .websocket import WebSocket
 from .workers import WorkerPool
 
 __all__ = ['WsrpcPlugin']

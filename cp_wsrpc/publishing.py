@@ -34,9 +34,10 @@ from .logs import escape, limited
 from .messages import NO_ID
 from .peer import Peer
 from .presence import Presence
-from .users import Target
-from .websocket import WebSocket, message_of
+from .sending import message_of
 from .strands import Strand
+from .users import Target
+from .websocket import WebSocket
 from .workers import WorkerPool
 
 if TYPE_CHECKING:

@@ -20,9 +20,9 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from .closing import CLOSE_TIMEOUT_S
 from .current import cell
 from .peer import Peer
-from .websocket import CLOSE_TIMEOUT_S
 from .strands import run_own_strand
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import cp_wsrpc
 from cp_wsrpc import expose
 from cp_wsrpc.fanout import once_each
 from cp_wsrpc.frames import text_frame
-from cp_wsrpc.websocket import State
+from cp_wsrpc.states import State
 
 from .rawpeer import TEXT
 from .serving import serving, wait_until

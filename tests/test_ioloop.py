@@ -15,7 +15,7 @@ import pytest
 import cp_wsrpc
 from cp_wsrpc import Overloaded, expose, fanout, ioloop, logs, nonblocking
 from cp_wsrpc.frames import text_frame
-from cp_wsrpc.websocket import State
+from cp_wsrpc.states import State
 
 from .rawpeer import PING, PONG, TEXT, CallFailed, RawPeer, client_frame
 from .serving import serving, wait_until

@@ -23,7 +23,7 @@ from ws4py.messaging import BinaryMessage, TextMessage
 
 import cp_wsrpc
 from cp_wsrpc import MessageTooBig, expose, ioloop, logs
-from cp_wsrpc.websocket import State
+from cp_wsrpc.states import State
 
 from .rawpeer import (
     BINARY,

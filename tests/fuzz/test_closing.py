@@ -24,7 +24,7 @@ from hypothesis.stateful import (
 )
 
 import cp_wsrpc
-from cp_wsrpc.websocket import State
+from cp_wsrpc.states import State
 
 from ..rawpeer import CLOSE, PING, PONG, TEXT, PeerClosed
 from ..serving import Server, serving, wait_until
