@@ -35,6 +35,7 @@ log = logging.getLogger('cp_wsrpc.shutdown')
 
 ABORT_WAIT_S = 0.5
 HOOKS_WAIT_S = 1.0
+POOL_WAIT_S = 1.0
 #: All that comes after the drain.
 END_S = 4.0
 #: A store: an answer of Redis takes 1.5 s at most, and it asks once more.
@@ -93,7 +94,7 @@ def let_go(hub: Hub, budget: Budget) -> None:
     hub.sessions.stop(budget.take(1.0, THREADS_S))
     if not hub.io.stop(budget.take(2.0, THREADS_S / 2)):
         log.error('the I/O loop did not end: a method holds it')
-    hub.pool.stop(budget.take(1.0))
+    hub.pool.stop(budget.take(POOL_WAIT_S))
 
 
 def _drain(hub: Hub, stopper: Call | None) -> bool:

@@ -16,6 +16,8 @@ import redis
 import cp_wsrpc
 from cp_wsrpc import expose, idempotency, nonblocking, redis_keys
 
+from .hasty import hasten
+
 TOPICS = {'news': {'history_size': 100_000}}
 OPTIONS = {'tools.wsrpc.on': True, 'tools.wsrpc.subscribe': ['*'],
            'tools.wsrpc.publish': ['*'],
@@ -63,6 +65,7 @@ class Root:
 
 
 def main(port, url, *constants):
+    hasten()
     for constant in constants:
         name, _, value = constant.partition('=')
         for module in (redis_keys, idempotency):

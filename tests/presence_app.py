@@ -14,6 +14,8 @@ import cherrypy
 import cp_wsrpc
 from cp_wsrpc import redis_broker, redis_presence
 
+from tests.hasty import hasten
+
 
 class Api:
     @cp_wsrpc.expose
@@ -67,6 +69,7 @@ def expire_after(expiry_s: float) -> None:
 
 
 if __name__ == '__main__':
+    hasten()
     for expiry_s in sys.argv[3:]:
         expire_after(float(expiry_s))
     cherrypy.config.update({

@@ -30,12 +30,11 @@ from typing import Any, TypeVar
 
 import cherrypy
 import trustme
-from cheroot import connections
-from cheroot.workers import threadpool
-from cherrypy.process import servers, wspbus
+from cherrypy.process import wspbus
 
 import cp_wsrpc  # noqa: F401 (registers the tool and the plugin)
 
+from .hasty import hastened
 from .processes import ROOT, Process, spawn
 from .rawpeer import Answer, RawPeer, http_request
 
@@ -186,13 +185,12 @@ def serving(root: Any = None, config: Config | None = None, *,
             undo.enter_context(_log_kept()))
         undo.enter_context(_globals_kept(options))
         undo.enter_context(_never_a_hard_exit())
-        undo.enter_context(_looked_for_soon())
+        undo.enter_context(hastened())
         cherrypy.config.update(options)
         if root is not None:
             cherrypy.tree.mount(root, script_name, _plain(config))
         for more, its_name, its_config in apps:
             cherrypy.tree.mount(more, its_name, _plain(its_config))
-        _make_http_server()
         undo.callback(_stop)
         bus.start()
         yield server
@@ -201,14 +199,6 @@ def serving(root: Any = None, config: Config | None = None, *,
 def _plain(config: Config | None) -> dict[str, dict[str, Any]]:
     # A copy: CherryPy writes into what it is given.
     return {path: dict(part) for path, part in (config or {}).items()}
-
-
-def _make_http_server() -> None:
-    server = cherrypy.server
-    server.httpserver, server.bind_addr = server.httpserver_from_self()
-    # How often cheroot looks whether it is to stop; with its 0.5 s most
-    # of a test's time would go into stopping.
-    server.httpserver.expiration_interval = 0.005
 
 
 def _stop() -> None:
@@ -302,32 +292,6 @@ def _never_a_hard_exit() -> Iterator[None]:
         yield
     finally:
         wspbus.os = os
-
-
-@contextlib.contextmanager
-def _looked_for_soon() -> Iterator[None]:
-    """CherryPy and cheroot look every 2 ms for what they wait for.
-
-    Whether the HTTP server is ready, its threads are, it has stopped: with
-    the 0.1 s and 0.01 s of their own, a hundred seconds of a whole run of
-    the tests would be these waits.
-    """
-
-    class Time:
-        def __getattr__(self, name: str) -> Any:
-            return getattr(time, name)
-
-        def sleep(self, seconds: float) -> None:
-            time.sleep(min(seconds, 0.002))
-
-    modules = servers, connections, threadpool
-    for module in modules:
-        module.time = Time()
-    try:
-        yield
-    finally:
-        for module in modules:
-            module.time = time
 
 
 def _plugin_options(options: Mapping[str, Any],

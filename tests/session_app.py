@@ -17,6 +17,8 @@ from cherrypy.lib.sessions import FileSession
 import cp_wsrpc
 from cp_wsrpc import expose
 
+from .hasty import hasten
+
 __all__ = ['Site', 'site_config']
 
 
@@ -101,6 +103,7 @@ def site_config(folder: str | None = None, **more: Any,
 
 
 if __name__ == '__main__':
+    hasten()
     cherrypy.config.update({
         'server.socket_port': int(sys.argv[1]),
         'engine.autoreload.on': False})

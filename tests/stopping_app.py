@@ -17,6 +17,8 @@ import cherrypy
 import cp_wsrpc
 from cp_wsrpc import Route, expose, nonblocking
 
+from .hasty import hasten
+
 
 def say(*words):
     # In one write: several threads say something at once.
@@ -112,6 +114,7 @@ class Root:
 
 
 def main(port, *options):
+    hasten()
     config = {'server.socket_host': '127.0.0.1',
               'server.socket_port': int(port), 'server.thread_pool': 10,
               'server.socket_queue_size': 200,

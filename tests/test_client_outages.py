@@ -163,6 +163,7 @@ def test_a_stopping_server_closes_with_1001_and_the_client_comes_back(
     closes = []
     with spawn(program, str(port), ready='Bus STARTED') as process:
         with quick(f'ws://127.0.0.1:{port}/api') as client:
+            client.backoff.random = lambda: 0.1     # of 5 s, after a 1001
             client.on_close(lambda code, reason: closes.append(code))
             slow = client.call('wait', 0.3)
             assert client.proxy.add(1, 2) == 3

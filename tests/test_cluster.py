@@ -40,8 +40,11 @@ SLOW_START_MS = 10_000
 @pytest.fixture(scope='module')
 def cluster(need: Callable[[str], str],
             tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with running_cluster(need, tmp_path_factory.mktemp('cluster')) as it:
-        yield it
+    with pytest.MonkeyPatch.context() as patch:
+        # Who is killed twice in 2 s comes back at once, as at other times.
+        patch.setattr(demo.programs, 'SHORT_LIFE_S', 0.0)
+        with running_cluster(need, tmp_path_factory.mktemp('cluster')) as it:
+            yield it
 
 
 @pytest.fixture(scope='module')

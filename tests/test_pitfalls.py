@@ -179,7 +179,17 @@ def ports():
         yield Ports(stack)
 
 
-def hears(peer, question, timeout_s=0.4):
+#: How long one of the two is waited for, who should be silent; and who
+#: should say something, on a machine that does other work as well.
+SILENT_S, SURE_S = 0.4, 10.0
+
+
+def patience(sure, which):
+    """``patience('ours', which)``: ours is it that says something."""
+    return SURE_S if which == sure else SILENT_S
+
+
+def hears(peer, question, timeout_s):
     """Whether a question is echoed."""
     try:
         peer.send_text(question)
@@ -194,14 +204,14 @@ def wss_is_one_message_behind(ports, which):
     port = ports.get(which, 'tls')
     context = ssl.create_default_context(cafile=ports.authority[which])
     with RawPeer(port, '/echo/', tls=context) as peer:
-        return not hears(peer, 'x')
+        return not hears(peer, 'x', patience('ours', which))
 
 
 def an_announced_length_is_waited_for(ports, which):
     with RawPeer(ports.get(which), '/echo/') as peer:
         peer.send_frame(TEXT, b'', length=1 << 33, length_bytes=8)
         try:
-            return peer.recv_close(0.4)[0] != 1009
+            return peer.recv_close(patience('ours', which))[0] != 1009
         except (TimeoutError, PeerClosed):
             return True
 
@@ -209,7 +219,7 @@ def an_announced_length_is_waited_for(ports, which):
 def an_unmasked_frame_is_taken(ports, which):
     with RawPeer(ports.get(which), '/echo/') as peer:
         peer.send_frame(TEXT, b'', mask=False)
-        return hears(peer, 'x')
+        return hears(peer, 'x', SURE_S)     # ours closes
 
 
 def an_empty_close_is_answered_with_1005_on_the_wire(ports, which):
@@ -225,14 +235,14 @@ def an_exception_in_closed_makes_all_sockets_deaf(ports, which):
     port = ports.get(which)
     ports.give_up(which)
     with RawPeer(port, '/echo/') as other:
-        assert hears(other, 'before', 5)
+        assert hears(other, 'before', SURE_S)
         with RawPeer(port, '/broken/') as broken:
-            assert hears(broken, 'x', 5)
+            assert hears(broken, 'x', SURE_S)
             broken.send_frame(CLOSE, struct.pack('!H', 1000))
             with contextlib.suppress(PeerClosed, TimeoutError):
-                broken.recv_close(0.4)
+                broken.recv_close(patience('ours', which))
         http = http_request(port, '/threads').status == 200
-        return http and not hears(other, 'after', 1)
+        return http and not hears(other, 'after', patience('ours', which))
 
 
 def closed_is_not_called_after_a_close_of_ours(ports, which):
@@ -242,7 +252,7 @@ def closed_is_not_called_after_a_close_of_ours(ports, which):
         peer.send_text('go')
         peer.recv_close()
         peer.send_frame(CLOSE, struct.pack('!H', 4000))
-        deadline = time.monotonic() + 1
+        deadline = time.monotonic() + patience('ours', which)
         while len(http_request(port, '/closed').body) == before:
             if time.monotonic() > deadline:
                 return True
@@ -253,20 +263,20 @@ def a_broadcast_waits_for_a_peer_that_does_not_read(ports, which):
     port = ports.get(which)
     ports.give_up(which)
     with RawPeer(port, '/echo/', receive_buffer=4096) as deaf:
-        assert hears(deaf, 'x', 5)
+        assert hears(deaf, 'x', SURE_S)
         try:
             answer = http_request(port, '/broadcast?size=1000000',
-                                  timeout_s=1.5)
+                                  timeout_s=patience('ours', which))
         except TimeoutError:
             return True
         assert answer.status == 200
-        return float(answer.body) > 1
+        return False
 
 
 def a_silent_peer_is_never_pinged(ports, which):
     with RawPeer(ports.get(which), '/echo/') as peer:
         try:
-            return peer.recv_frame(1.2)[0] != PING
+            return peer.recv_frame(patience('ours', which))[0] != PING
         except TimeoutError:
             return True
 
@@ -276,7 +286,7 @@ def a_frame_goes_out_after_the_close(ports, which):
         peer.send_text('go')
         peer.recv_close()
         try:
-            return peer.recv_frame(0.4)[0] == TEXT
+            return peer.recv_frame(patience('plain', which))[0] == TEXT
         except (TimeoutError, PeerClosed):
             return False
 
@@ -285,7 +295,7 @@ def a_long_reason_makes_a_frame_that_is_none(ports, which):
     with RawPeer(ports.get(which), '/leaving/') as peer:
         peer.send_text('long')
         try:
-            opcode, payload = peer.recv_frame(1)
+            opcode, payload = peer.recv_frame(SURE_S)
         except (TimeoutError, PeerClosed):
             return True
         return opcode != CLOSE or len(payload) > 125
@@ -294,7 +304,8 @@ def a_long_reason_makes_a_frame_that_is_none(ports, which):
 def a_broadcast_from_opened_misses_the_socket_itself(ports, which):
     with RawPeer(ports.get(which), '/greeting/') as peer:
         try:
-            return peer.recv_text(0.4) != 'somebody came'
+            return peer.recv_text(
+                patience('ours', which)) != 'somebody came'
         except TimeoutError:
             return True
 

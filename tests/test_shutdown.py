@@ -10,6 +10,7 @@ import signal
 import struct
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import cherrypy
 import pytest
@@ -36,6 +37,7 @@ def soon(monkeypatch):
     """In this process, wait less for what never comes."""
     monkeypatch.setattr(shutdown, 'CLOSE_TIMEOUT_S', 0.5)
     monkeypatch.setattr(shutdown, 'HOOKS_WAIT_S', 0.3)
+    monkeypatch.setattr(shutdown, 'POOL_WAIT_S', 0.2)
 
 
 def connect(stack, port, path='/api', **options):
@@ -110,8 +112,10 @@ def test_a_page_handler_may_end_the_process():
     with stopping_app() as (port, process):
         with contextlib.ExitStack() as stack:
             plain = connect(stack, port, '/ws')
-            assert http_request(port, '/exit').status in (200, 503)
+            pool = stack.enter_context(ThreadPoolExecutor(1))
+            answer = pool.submit(http_request, port, '/exit')
             assert answer_close(plain)[1] == (1001, 'going away')
+            assert answer.result(10).status in (200, 503)
             assert process.wait(10) == 0
         assert 'Traceback' not in process.output
 
@@ -167,23 +171,24 @@ def test_sigterm_under_load_flushes_replies_and_ends_in_time():
 
 def test_a_reset_while_draining_ends_a_connection_once():
     """Threats D3: the state that ends the process."""
-    with stopping_app('engine.wsrpc.thread_pool=20',
-                      'engine.wsrpc.drain_timeout_s=3.0') as (
+    with stopping_app('engine.wsrpc.thread_pool=20') as (
             port, process), contextlib.ExitStack() as stack:
         peers = [connect(stack, port) for _ in range(10)]
         for number, peer in enumerate(peers):
             peer.call('seat')
             peer.send_json(request(
-                'sleep_async' if number % 2 else 'sleep', 1.0))
+                'sleep_async' if number % 2 else 'sleep', 0.7))
         for peer in peers:
             assert peer.call('ping') == 'pong'
         stayer = connect(stack, port)
-        stayer.send_json(request('sleep', 1.2))
-        assert stayer.call('ping') == 'pong'
+        stayer.send_json(request('ask'))
+        asked = stayer.recv_json()
         process.send_signal(signal.SIGTERM)
         process.wait_for('Closing 11 WebSockets')
         for peer in peers:
             peer.reset()
+        stayer.send_json({'jsonrpc': '2.0', 'id': asked['id'],
+                          'result': None})
         assert answer_close(stayer)[1] == (1001, 'going away')
         assert process.wait(10) == 0
         lines = process.output.splitlines()
