@@ -835,7 +835,7 @@ def test_the_end_of_a_late_on_connect_does_not_end_the_next_one():
             assert again.wait(5)
         else:
             again.set()
-            wait_until(lambda: client._routes._pool._active_strands == 1)
+            wait_until(lambda: client._routes._pool.active_strands == 1)
             greeted(client.call('login', timeout=5).result())
 
     with scripted(drop, serve({'login': 'in'})) as server:

@@ -102,6 +102,8 @@ def test_d1_connections_are_refused_while_files_are_left(wire):
         for _ in range(200):
             peer = stack.enter_context(site.peer())
             statuses.append(peer.status)
+            if peer.status == 101:      # counted when it is handed over
+                assert peer.call('ping') == 'pong'
         assert set(statuses) == {101, 503}
         assert statuses.count(101) == 31        # and the victim's: half
         said = site.lines_since(lines)
