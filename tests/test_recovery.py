@@ -20,7 +20,7 @@ from hypothesis.stateful import (
 )
 
 import cp_wsrpc
-from cp_wsrpc import frames, services, topics
+from cp_wsrpc import frames, joining, topics
 from cp_wsrpc.backend import MemoryBackend, resync
 from cp_wsrpc.broker import Broker
 from cp_wsrpc.client import Client as RpcClient
@@ -227,7 +227,7 @@ class Joining(RuleBasedStateMachine):
             client.arrival, client.found = arrival, None
             return
         client.inbox.append(json.loads(JSONRPC.encode_result(
-            1, services._joined(arrival.id, client.since, found))))
+            1, joining.joined_result(arrival.id, client.since, found))))
         for frame in frames:
             self.send(arrival.peer, frame)
 
