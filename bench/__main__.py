@@ -33,6 +33,8 @@ _ROOT = pathlib.Path(__file__).parent.parent
 _RESULTS = _ROOT / 'bench' / 'results.json'
 _START_TIMEOUT_S = 30
 _RUN_TIMEOUT_S = 300
+#: Runs of one server in one round, until one is not disturbed.
+_TRIES = 4
 #: Ports below those that the kernel gives to outgoing connections.
 _PORTS = iter(range(20000, 30000))
 
@@ -143,7 +145,7 @@ def run(measurement: Measurement, fleet: Fleet, rounds: int, seconds: float
     for number in range(first, rounds):
         for contender in tuple(left):
             try:
-                found = fleet.load(contender, seconds)
+                found = _load_undisturbed(fleet, contender, seconds)
             except (RuntimeError, subprocess.SubprocessError) as error:
                 # The others' figures are worth having all the same.
                 print(f'  {contender.name} failed: {error}\n'
@@ -155,6 +157,22 @@ def run(measurement: Measurement, fleet: Fleet, rounds: int, seconds: float
             if number >= 0:
                 figures[contender.name].append(found)
     return figures
+
+
+def _load_undisturbed(fleet: Fleet, contender: Contender, seconds: float
+                      ) -> dict[str, Any]:
+    """One run while others take little CPU, or the quietest of some.
+
+    Server and load want a core each: with a third process on two, calls at
+    1 000 connections fell from 390 000 to 196 000 a second, while the
+    server's CPU for each stayed.
+    """
+    runs = []
+    for _ in range(_TRIES):
+        runs.append(fleet.load(contender, seconds))
+        if runs[-1].get('others', 0) <= report.DISTURBED:
+            break
+    return min(runs, key=lambda found: found.get('others', 0))
 
 
 def _warn_of_busy_load(contender: Contender, found: dict[str, Any]) -> None:

@@ -16,7 +16,10 @@ from typing import Any, TypeAlias
 
 from .measurements import MEASUREMENTS, Goal, Measurement
 
-__all__ = ['as_text', 'machine', 'write']
+__all__ = ['DISTURBED', 'as_text', 'machine', 'write']
+
+#: Share of a CPU that other processes may have taken of a run.
+DISTURBED = 0.1
 
 #: What a table cannot say: written by people, of the figures of one day.
 _NOTES = pathlib.Path(__file__).parent / 'notes.rst'
@@ -43,7 +46,7 @@ def as_text(measurement: Measurement, figures: Figures) -> str:
     goals = [('', *_row_of_goal(measurement, goal, figures)[1:])
              for goal in measurement.goals]
     return '\n'.join((measurement.title, *_aligned((head, *rows)),
-                      *_aligned(goals), ''))
+                      *_disturbances(figures), *_aligned(goals), ''))
 
 
 def write(results: dict[str, Any], folder: pathlib.Path) -> None:
@@ -76,7 +79,9 @@ def _page(found: list[tuple[Measurement, Figures]], machine_line: str,
         '(``bench/floor.py``): no limits, no timers, no checks.  "Server '
         'CPU" is the user and system time',
         "of the server's process for one call or delivery; it hardly "
-        'changes with what else the machine does.', '',
+        'changes with what else the machine does.',
+        'A run in which other processes took more than a tenth of a CPU was '
+        'made again, up to 3 times.', '',
         '.. image:: bench.svg', '   :alt: the main figures as bars', '')
     rows = [_row_of_goal(measurement, goal, figures)
             for measurement, figures in found for goal in measurement.goals]
@@ -94,6 +99,8 @@ def _page(found: list[tuple[Measurement, Figures]], machine_line: str,
                f'x {seconds:g} s')
         yield ''
         yield from _table(*_comparison(measurement, figures))
+        for line in _disturbances(figures):
+            yield from (line, '')
 
 
 def _section(title: str) -> tuple[str, ...]:
@@ -127,6 +134,16 @@ def _comparison(measurement: Measurement, figures: Figures
 def _cpu(rounds: list[dict[str, float]]) -> str:
     each = [found['cpu_us'] for found in rounds if 'cpu_us' in found]
     return f'{statistics.median(each):.2f} us' if each else ''
+
+
+def _disturbances(figures: Figures) -> Iterator[str]:
+    """Which runs are of little worth, as others took CPU meanwhile."""
+    for name, rounds in figures.items():
+        others = [found['others'] for found in rounds
+                  if found.get('others', 0) > DISTURBED]
+        if others:
+            yield (f'Disturbed: {len(others)} of {len(rounds)} runs of '
+                   f'{name}; others took up to {max(others):.0%} of a CPU.')
 
 
 def _row_of_goal(measurement: Measurement, goal: Goal, figures: Figures

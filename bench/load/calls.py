@@ -16,7 +16,7 @@ import ssl
 import time
 from typing import Any
 
-from .server_process import cpu_s
+from .server_process import Meter
 from .wire import (TEXT, WIRES, Wire, connect, masked_frame, receive,
                    split_frames)
 
@@ -132,14 +132,13 @@ def measure_calls(given: argparse.Namespace) -> dict[str, Any]:
     for caller in callers.values():
         caller.send(given.in_flight)
     _keep_calling(poll, callers, given.warm_up)
-    busy, cpu = time.process_time(), cpu_s(given.pid)
+    meter = Meter(given.pid)
     replies, seconds = _keep_calling(poll, callers, given.seconds)
-    busy, cpu = time.process_time() - busy, cpu_s(given.pid) - cpu
+    used = meter.read(replies)
     _take_the_last(poll, callers, given.in_flight)
     for sock in idle:
         sock.close()
-    return {'per_s': replies / seconds, 'busy': busy / seconds,
-            'cpu_us': cpu / replies * 1e6}
+    return {'per_s': replies / seconds, **used}
 
 
 def _keep_calling(poll: select.epoll, callers: dict[int, Caller],
@@ -184,7 +183,6 @@ def measure_latency(given: argparse.Namespace) -> dict[str, Any]:
     size, left, position = caller.reply_bytes, 0, 1
     clock = time.perf_counter
     took: list[float] = []
-    cpu = 0.0
     begun = now = clock()
     measured_from = begun + given.warm_up
     end = measured_from + given.seconds
@@ -197,11 +195,10 @@ def measure_latency(given: argparse.Namespace) -> dict[str, Any]:
         before, now = now, clock()
         if before >= measured_from:
             if not took:
-                cpu = cpu_s(given.pid)
+                meter = Meter(given.pid)
             took.append(now - before)
-    cpu = cpu_s(given.pid) - cpu
+    used = meter.read(len(took))
     took.sort()
     return {'per_s': len(took) / sum(took),
             'p50_us': took[len(took) // 2] * 1e6,
-            'p99_us': took[len(took) * 99 // 100] * 1e6,
-            'cpu_us': cpu / len(took) * 1e6}
+            'p99_us': took[len(took) * 99 // 100] * 1e6, **used}

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from .server_process import cpu_s
+from .server_process import Meter
 from .wire import connect, receive, split_frames
 
 __all__ = ['measure_publish', 'measure_pushes']
@@ -97,12 +97,10 @@ def measure_pushes(given: argparse.Namespace) -> dict[str, Any]:
     size = listeners.check_first_push(notify)
     per_request = given.connections * given.burst
     _push(listeners, notify, given, size, given.warm_up)
-    busy, cpu = time.process_time(), cpu_s(given.pid)
+    meter = Meter(given.pid)
     requests, seconds = _push(listeners, notify, given, size, given.seconds)
-    busy, cpu = time.process_time() - busy, cpu_s(given.pid) - cpu
-    return {'per_s': requests * per_request / seconds,
-            'busy': busy / seconds,
-            'cpu_us': cpu / (requests * per_request) * 1e6}
+    used = meter.read(requests * per_request)
+    return {'per_s': requests * per_request / seconds, **used}
 
 
 def _push(listeners: Listeners, notify: Notify, given: argparse.Namespace,
