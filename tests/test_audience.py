@@ -11,6 +11,7 @@ import cherrypy
 import pytest
 
 import cp_wsrpc
+from cp_wsrpc import audience
 from cp_wsrpc.client import Client
 from cp_wsrpc.errors import BrokerUnavailable
 
@@ -22,7 +23,7 @@ from .serving import free_port, serving, spawn, wait_until
 
 need('python:redis')
 
-from cp_wsrpc.redis_store import RedisStore  # noqa: E402
+from cp_wsrpc.redis_store import RedisStore, read_entry  # noqa: E402
 
 DICT = {'id': 7, 'name': 'grace'}
 
@@ -282,6 +283,25 @@ def test_without_redis_those_of_this_process_are_closed_all_the_same(need):
         with pytest.raises(BrokerUnavailable):
             cp_wsrpc.publish('plain', 1, user='ada')
         redis.go_on()
+
+
+def test_whom_the_feed_does_not_tell_of_it_is_closed_all_the_same(
+        redis, monkeypatch):
+    monkeypatch.setattr(audience, 'FEED_WAIT_S', 0.1)
+    with serving(Root(), CONFIG, engine={
+            'wsrpc.broker': redis.url}) as server, \
+            server.peer(as_user('ada')) as ada:
+        ada.call('rpc.ping')
+        plugin = cherrypy.engine.wsrpc
+        plugin.hub.broker._backend._reader.stop(1.0)    # as if Redis went
+        cp_wsrpc.close_user('ada')
+        with server.peer(as_user('ada')) as later, redis.client() as client:
+            later.call('rpc.ping')
+            assert ada.recv_close()[0] == 4403
+            (_, fields), = client.xrevrange('wsrpc:feed', count=1)
+            entry = read_entry(fields)
+            plugin._hear(entry.w, bytes(entry.d))   # as it comes back
+            assert later.call('rpc.ping', [1]) == [1]
 
 
 def test_a_program_that_is_no_server_means_one_user_too(redis, other):
