@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from .peer import Peer
     from .presence import Presence
     # Not in __all__: it is there with cp_wsrpc[redis] only.
-    from .redis_broker import Publisher as Publisher
+    from .redis_publisher import Publisher as Publisher
 
     call: Call
     connection: Peer
@@ -192,7 +192,7 @@ def __getattr__(name: str) -> Any:
     if name == 'Client':
         return import_module('.client', __name__).Client
     if name == 'Publisher':
-        return import_module('.redis_broker', __name__).Publisher
+        return import_module('.redis_publisher', __name__).Publisher
     if name == 'testing':
         return import_module('.testing', __name__)
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -262,7 +262,7 @@ def _publish(options: argparse.Namespace) -> Exit:
 
 def _publish_to_redis(options: argparse.Namespace, data: Any) -> Any:
     try:
-        from .redis_broker import Publisher
+        from .redis_publisher import Publisher
     except ImportError as error:
         raise _Usage(f"{error}: pip install 'cp_wsrpc[redis]'") from None
     try:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .idempotency import KeyStore, MemoryKeyStore
+from .idempotency import KeyStore
+from .memory_keys import MemoryKeyStore
 from .session_watch import SessionWatch
 from .statistics import Statistics
 

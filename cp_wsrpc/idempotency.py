@@ -25,16 +25,13 @@ least, and should be random ones.
 How long.  120 s from the end of the call, in 10 000 entries; a store that
 is full refuses (busy, not executed) rather than forget, for what it forgot
 would run twice.  Results past 32 MiB together are dropped; who asks for
-such a one gets an error that says that it has run.  The memory store ends
-with its process; ``redis_keys`` has the one of several, which a crash
-between the effect and the reply does not empty.
+such a one gets an error that says that it has run.  ``memory_keys`` has the
+store of one process, which ends with it; ``redis_keys`` that of several,
+which a crash between the effect and the reply does not empty.
 """
 from __future__ import annotations
 
 import hashlib
-import threading
-import time
-from collections import Counter, deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
@@ -46,9 +43,8 @@ from .messages import NO_ID
 if TYPE_CHECKING:
     from .messages import Call
 
-__all__ = ['Claim', 'Conflict', 'Heard', 'Key', 'KeyStore', 'MemoryKeyStore',
-           'Once', 'Said', 'begin_once', 'check_key', 'key_of', 'reply_of',
-           'with_key']
+__all__ = ['Claim', 'Conflict', 'Heard', 'Key', 'KeyStore', 'Once', 'Said',
+           'begin_once', 'check_key', 'key_of', 'reply_of', 'with_key']
 
 MIN_KEY_CHARS = 16
 MAX_KEY_CHARS = 128
@@ -247,127 +243,6 @@ class KeyStore(Protocol):
 
     def hear(self, text: bytes) -> None:
         """What another process's store has told all."""
-
-
-class _Entry:
-    """One key; ``outcome`` None while its call runs."""
-
-    __slots__ = ('fingerprint', 'key', 'outcome', 'until', 'watchers')
-
-    def __init__(self, key: Key, fingerprint: str) -> None:
-        self.key = key
-        self.fingerprint = fingerprint
-        self.outcome: bytes | None = None
-        self.until = 0.0
-        self.watchers: list[Heard] = []
-
-
-class MemoryKeyStore:
-    """The store of one process.
-
-    ``_lock`` guards everything; watchers are called outside of it.
-    """
-
-    is_shared = False
-
-    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
-        self._now = now
-        self._lock = threading.Lock()
-        self._entries: dict[Key, _Entry] = {}
-        self._settled: deque[_Entry] = deque()      # oldest first
-        self._outcomes: deque[_Entry] = deque()     # those with a text
-        self._bytes = 0
-        self._counts: Counter[str] = Counter()      # by scope
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def start(self) -> None:
-        """It has no thread."""
-
-    def drain(self) -> None:
-        """Whom they wait for runs here, and is waited for as well."""
-
-    def stop(self, timeout_s: float) -> None:
-        """Its hub goes, and it with that."""
-
-    def hear(self, text: bytes) -> None:
-        """There is nobody else."""
-
-    def ask(self, key: Key, fingerprint: str, said: Said) -> None:
-        try:
-            claim: Claim | Busy = self.claim(key, fingerprint)
-        except Busy as error:
-            claim = error
-        said(claim)
-
-    def claim(self, key: Key, fingerprint: str) -> Claim:
-        """As ``ask``; raises Busy."""
-        with self._lock:
-            self._forget_old()
-            entry = self._entries.get(key)
-            if entry is not None:
-                return Claim(False, entry.fingerprint)
-            limit = (MAX_ENTRIES_OF_NOBODY if key.is_nobodys
-                     else MAX_ENTRIES_OF_USER)
-            if (len(self._entries) >= MAX_ENTRIES
-                    or self._counts[key.scope] >= limit):
-                raise Busy('too many calls with an idempotencyKey')
-            self._entries[key] = _Entry(key, fingerprint)
-            self._counts[key.scope] += 1
-            return Claim(True, fingerprint)
-
-    def settle(self, key: Key, outcome: bytes | None) -> None:
-        with self._lock:
-            entry = self._entries[key]
-            assert entry.outcome is None
-            watchers, entry.watchers = entry.watchers, []
-            if outcome is None:
-                self._forget(entry)
-            else:
-                self._keep(entry, outcome)
-        for heard in watchers:
-            heard(outcome)
-
-    def watch(self, key: Key, heard: Heard) -> None:
-        with self._lock:
-            entry = self._entries.get(key)
-            outcome = entry.outcome if entry is not None else None
-            if entry is not None and outcome is None:
-                entry.watchers.append(heard)
-                return
-        heard(outcome)
-
-    def _keep(self, entry: _Entry, outcome: bytes) -> None:
-        assert self._lock.locked()
-        entry.outcome = outcome
-        entry.until = self._now() + KEEP_S
-        self._settled.append(entry)
-        self._outcomes.append(entry)
-        self._bytes += len(outcome)
-        while self._bytes > MAX_BYTES:
-            oldest = self._outcomes.popleft()
-            assert oldest.outcome is not None
-            self._bytes -= len(oldest.outcome)
-            oldest.outcome = DROPPED
-
-    def _forget_old(self) -> None:
-        assert self._lock.locked()
-        now = self._now()
-        while self._settled and self._settled[0].until <= now:
-            entry = self._settled.popleft()
-            if self._outcomes and self._outcomes[0] is entry:
-                self._outcomes.popleft()
-                assert entry.outcome is not None
-                self._bytes -= len(entry.outcome)
-            self._forget(entry)
-
-    def _forget(self, entry: _Entry) -> None:
-        assert self._lock.locked()
-        del self._entries[entry.key]
-        self._counts[entry.key.scope] -= 1
-        if not self._counts[entry.key.scope]:
-            del self._counts[entry.key.scope]
 
 
 # -- one call ----------------------------------------------------------------

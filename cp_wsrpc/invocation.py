@@ -36,7 +36,8 @@ from .current import Cell, cell
 from .errors import (Busy, ConnectionLostError, GoingAway, MethodNotFound,
                      ResponseTooBig, RPCError, Unauthorized, WsrpcError)
 from .failures import failure_of, is_answer, new_ref
-from .host_session import CallSession, LazySession
+from .host_lazy_session import LazySession
+from .host_session import CallSession
 from .logs import LineLimiter, escape
 from .seats import end_turn
 from .statistics import tally_of

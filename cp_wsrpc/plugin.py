@@ -41,9 +41,10 @@ from .host_accept import rest_when_full
 from .host_log import join_logs
 from .host_serving import Handshake
 from .hub import Hub, Timing
-from .idempotency import KeyStore, MemoryKeyStore
+from .idempotency import KeyStore
 from .invocation import enter_worker, leave_worker
 from .ioloop import IOLoop
+from .memory_keys import MemoryKeyStore
 from .peer import Peer
 from .presence import Presence
 from .publishing import Publishing, path_of

@@ -41,7 +41,7 @@ from .errors import ConnectionLostError, RemoteError, RPCError, WsrpcError
 from .exposure import Route, make_route
 from .frame_rules import check_close_code
 from .history import Position
-from .host_session import LazySession, ensure_proxy
+from .host_lazy_session import LazySession, ensure_proxy
 from .json_text import encode_json
 from .messages import Call
 from .presence import Presence, presence_of

@@ -15,12 +15,8 @@ from cherrypy.lib.sessions import FileSession, RamSession, Session
 
 from cp_wsrpc.errors import Unauthorized, WsrpcError
 from cp_wsrpc.host_identity import came_from_session
-from cp_wsrpc.host_session import (
-    CallSession,
-    LazySession,
-    SessionKey,
-    ensure_proxy,
-)
+from cp_wsrpc.host_lazy_session import LazySession, ensure_proxy
+from cp_wsrpc.host_session import CallSession, SessionKey
 
 from .serving import serving
 

@@ -21,9 +21,9 @@ from cp_wsrpc import (Client, Route, RPCError, client_calls, expose,
                       idempotency, nonblocking)
 from cp_wsrpc.errors import (Busy, ConnectionLostError, InvalidParams,
                              RemoteError)
-from cp_wsrpc.idempotency import (Claim, Key, MemoryKeyStore,
-                                  fingerprint_of, key_of, outcome_of,
-                                  reply_of, with_key)
+from cp_wsrpc.idempotency import (Claim, Key, fingerprint_of, key_of,
+                                  outcome_of, reply_of, with_key)
+from cp_wsrpc.memory_keys import MemoryKeyStore
 from cp_wsrpc.messages import NO_ID, Call
 
 from .apps import (Gate, recv_all, request, result, serving_api,

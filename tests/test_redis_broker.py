@@ -23,9 +23,10 @@ from .serving import free_port, serving, spawn, wait_until
 
 need('python:redis')
 
-import cp_wsrpc.redis_broker as redis_broker  # noqa: E402
+import cp_wsrpc.redis_feed as redis_feed  # noqa: E402
 import cp_wsrpc.redis_store as redis_store  # noqa: E402
-from cp_wsrpc.redis_broker import Publisher, RedisBackend  # noqa: E402
+from cp_wsrpc.redis_broker import RedisBackend  # noqa: E402
+from cp_wsrpc.redis_publisher import Publisher  # noqa: E402
 from cp_wsrpc.redis_store import RedisStore, connect, read_entry  # noqa: E402
 
 from .redis_server import redis_server  # noqa: E402
@@ -110,7 +111,7 @@ def fragile(need):
 @pytest.fixture(autouse=True)
 def look_often(monkeypatch):
     """Whether an empty feed is still the same."""
-    monkeypatch.setattr(redis_broker, 'BLOCK_S', 0.1)
+    monkeypatch.setattr(redis_feed, 'BLOCK_S', 0.1)
 
 
 @pytest.fixture
@@ -841,4 +842,4 @@ def test_a_url_that_cannot_be_is_told_at_the_start(url):
 def test_the_reader_is_the_only_thread(server):
     names = [thread.name for thread in threading.enumerate()]
     assert names.count('wsrpc-redis') == 1
-    assert redis_broker.BLOCK_S < redis_broker.READ_TIMEOUT_S
+    assert redis_feed.BLOCK_S < redis_feed.READ_TIMEOUT_S
