@@ -299,6 +299,8 @@ class Conversation:
 
     def expire(self, now: float) -> float | None:
         """Fail what is late; the next deadline, or None."""
+        if not self._by_timeout:    # whoever adds has us look again
+            return None
         late = []
         nearest: float | None = None
         with self._lock:

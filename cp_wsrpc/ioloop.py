@@ -14,8 +14,7 @@ All three put into a deque and wake the loop at most once until it has
 looked: ``_woken`` is cleared *before* the deques are emptied, so what is
 put in after that finds it clear and wakes again; nothing is missed.
 
-Deadlines are coarse (250 ms): one timer wheel for all sockets costs 0.5 %
-of a CPU at 10 000 of them, a ``call_later`` each 2-3 % (design.md, 3).
+Deadlines are coarse, 250 ms: see ``timers``.
 """
 from __future__ import annotations
 
@@ -28,7 +27,7 @@ from collections.abc import Callable
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
-from . import transport
+from . import timers, transport
 from .admission import refuse_start
 from .conversation import blocking
 from .coroutines import Coroutines
@@ -40,6 +39,7 @@ from .invocation import await_in_turn, load_serving
 from .logs import limited
 from .readiness import READ, WRITE, Readiness
 from .statistics import Stretch
+from .timers import Timers
 
 if TYPE_CHECKING:
     from .coroutines import Done, Run
@@ -51,7 +51,6 @@ __all__ = ['IOLoop']
 
 log = logging.getLogger('cp_wsrpc.ioloop')
 
-TICK_S = 0.25
 #: What tasks that were cancelled at the stop have to end.
 _CANCEL_TIMEOUT_S = 0.5
 #: What stands in the loop's thread longer than this holds all sockets up.
@@ -98,6 +97,9 @@ class IOLoop:
         #: what is sent to many at once
         self.pushes = FanOut(self.counters, self._guarded,
                              self._flush_waiting)
+        #: when sockets are looked at
+        self.timers = Timers(self._look)
+        self.schedule = self.timers.schedule
         self.bytes_in = 0
         #: when the process last woke from being stopped
         self.awake_since = 0.0
@@ -131,9 +133,6 @@ class IOLoop:
         self._in_turns = False
         self._submissions: list[tuple[Lane, Callable[[Any], object],
                                       Call]] = []
-        #: {tick: sockets to look at then}; each stands in one at most
-        self._wheel: dict[int, set[WebSocket]] = {}
-        self._tick = 0
         self._ticked_at = 0.0
 
     def __len__(self) -> int:
@@ -184,7 +183,7 @@ class IOLoop:
         self._turns.clear()
         self._in_turns = False
         self.pushes.forget_all()
-        self._wheel.clear()
+        self.timers.begin(self.now())
         self._woken = False
         self.on_progress = None
         self.counters.clear()
@@ -221,13 +220,12 @@ class IOLoop:
         self._context = copy_context()
         load_serving()
         self._ticked_at = self.awake_since = self.now()
-        self._tick = int(self._ticked_at / TICK_S)
         readiness = self._readiness = Readiness(
             loop, self._on_readable, self._on_writable, self._submit)
         coroutines = self._coroutines = Coroutines(
             loop, self._context, self.now, self._begin_step, self.note_time)
         loop.call_soon(ready.set)
-        loop.call_later(TICK_S, self._on_tick)
+        loop.call_later(timers.TICK_S, self._on_tick)
         try:
             _run_until_stopped(loop)
             coroutines.cancel_all(_CANCEL_TIMEOUT_S)
@@ -343,7 +341,7 @@ class IOLoop:
 
     def forget(self, websocket: WebSocket) -> None:
         """A socket is closed."""
-        self._unschedule(websocket)
+        self.timers.forget(websocket)
         if websocket in self.websockets:
             del self.websockets[websocket]
             self._forget_peer(websocket)
@@ -464,64 +462,24 @@ class IOLoop:
 
     # -- time -------------------------------------------------------------
 
-    def schedule(self, websocket: WebSocket, when: float) -> None:
-        """Have ``on_timer`` called at ``when``, give or take a tick."""
-        if websocket.sock is None:
-            return          # closed on the way here
-        tick = int(when / TICK_S) + 1
-        before = websocket.timer_tick
-        if before is not None:
-            if before <= tick:
-                return      # it will look before that, and ask again
-            self._unschedule(websocket)
-        websocket.timer_tick = tick
-        there = self._wheel.get(tick)
-        if there is None:
-            self._wheel[tick] = {websocket}
-        else:
-            there.add(websocket)
-
-    def _unschedule(self, websocket: WebSocket) -> None:
-        """Left there, a closed socket would be kept until its next ping.
-
-        7 kB for 25 s, of each that a peer opens and resets.
-        """
-        there = self._wheel.get(websocket.timer_tick or 0)
-        if there is not None:
-            there.discard(websocket)
-        websocket.timer_tick = None
-
     def _on_tick(self) -> None:
         assert self.loop is not None
-        self.loop.call_later(TICK_S, self._on_tick)
+        self.loop.call_later(timers.TICK_S, self._on_tick)
         now = self.now()
         if now - self._ticked_at > _ASLEEP_S:
             log.warning('the process stood still for %.0f s',
                         now - self._ticked_at)
             self.awake_since = now
         self._ticked_at = now
-        current = int(now / TICK_S)
-        # After a standstill there are fewer entries than ticks to walk.
-        due = (range(self._tick + 1, current + 1)
-               if current - self._tick < 1000
-               else sorted(t for t in self._wheel if t <= current))
-        for tick in due:
-            for websocket in self._wheel.pop(tick, ()):
-                self._look(websocket, tick, now)
-        self._tick = current
+        self.timers.turn(now)
         self.note_progress()
 
-    def _look(self, websocket: WebSocket, tick: int, now: float) -> None:
-        if websocket.timer_tick != tick:
-            return                  # it has moved to an earlier one
-        websocket.timer_tick = None
+    def _look(self, websocket: WebSocket, now: float) -> float | None:
         try:
-            due = websocket.on_timer(now)
+            return websocket.on_timer(now)
         except BaseException:  # a fault of ours ends one socket
             self.fail(websocket)
-            return
-        if due is not None:
-            self.schedule(websocket, max(due, now))
+            return None
 
 
 def _run_until_stopped(loop: asyncio.AbstractEventLoop) -> None:

@@ -33,6 +33,7 @@ MAX_UNHANDLED = 64
 #: Control frames a second, over a window, before it is abuse (threats B5).
 _MAX_CONTROL_RATE = 50
 _CONTROL_WINDOW_S = 5.0
+_PING = frames.ping_frame()
 
 
 class Receiver(Closer):
@@ -141,9 +142,10 @@ class Receiver(Closer):
         if isinstance(item, PingControlMessage):
             if self.state is OPEN:
                 self.out.put_pong(frames.pong_frame(item.data))
-        elif isinstance(item, PongControlMessage) \
-                and type(self).ponged is not Ws4pyWebSocket.ponged:
-            self.strand.post(self.run_hook, 'ponged', item)
+        elif isinstance(item, PongControlMessage):
+            self.io.timers.note_answer(self)
+            if type(self).ponged is not Ws4pyWebSocket.ponged:
+                self.strand.post(self.run_hook, 'ponged', item)
 
     def _admit_control(self) -> bool:
         """False, and 1008, past 50 control frames a second for 5 s."""
@@ -233,11 +235,11 @@ class Receiver(Closer):
         due = max(self.last_read, awake) + self._ping_after_s
         if now >= due:
             self._pinged_at = now
-            self.out.frames.append(frames.ping_frame())
+            self.out.frames.append(_PING)
             self.flush()
-            # Answered at once, it is to be pinged again before that.
-            return now + min(self.hub.timing.ping_timeout_s,
-                             self._ping_after_s)
+            self.io.timers.await_answer(
+                self, now + self.hub.timing.ping_timeout_s)
+            return now + self._ping_after_s
         return due
 
     # -- what the other parts do -------------------------------------------

@@ -13,7 +13,7 @@ import cherrypy
 import pytest
 
 import cp_wsrpc
-from cp_wsrpc import Overloaded, expose, fanout, ioloop, logs, nonblocking
+from cp_wsrpc import Overloaded, expose, fanout, logs, nonblocking, timers
 from cp_wsrpc.frames import text_frame
 from cp_wsrpc.states import State
 
@@ -105,7 +105,7 @@ PEERS = []
 @pytest.fixture
 def server(monkeypatch):
     # Deadlines are looked at every 20 ms, so that a clock can jump fast.
-    monkeypatch.setattr(ioloop, 'TICK_S', 0.02)
+    monkeypatch.setattr(timers, 'TICK_S', 0.02)
     while not Handler.made.empty():
         Handler.made.get()
     logs.limited.__self__._causes.clear()       # one line a second
@@ -424,7 +424,7 @@ def test_a_closed_socket_is_not_kept_for_its_next_ping(server):
         made.closings.get(timeout=5)
         io().post(io().schedule, made, io().now() + 5)      # too late
         del made
-    assert not any(on_loop(io()._wheel.copy).values())
+    assert on_loop(lambda: len(io().timers)) == 0
 
     def gone():
         gc.collect()

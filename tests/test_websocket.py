@@ -22,7 +22,7 @@ import pytest
 from ws4py.messaging import BinaryMessage, TextMessage
 
 import cp_wsrpc
-from cp_wsrpc import MessageTooBig, expose, ioloop, logs
+from cp_wsrpc import MessageTooBig, expose, logs, timers
 from cp_wsrpc.states import State
 
 from .rawpeer import (
@@ -155,7 +155,7 @@ CONFIG = {
 def server():
     with pytest.MonkeyPatch.context() as patch:
         # Deadlines are looked at every 20 ms, so that a clock can jump.
-        patch.setattr(ioloop, 'TICK_S', 0.02)
+        patch.setattr(timers, 'TICK_S', 0.02)
         with serving(Root(), CONFIG) as server:
             yield server
 
@@ -725,9 +725,9 @@ def test_while_we_do_not_read_no_message_is_late(server, later):
     peer.send_raw(client_frame(TEXT, b'x') * 80
                   + client_frame(TEXT, b'a', fin=False))
     wait_until(lambda: made._partial_since and not made._reading)
-    ticked = io()._tick
+    ticked = io().timers.tick
     later(3)
-    wait_until(lambda: io()._tick > ticked + 8)
+    wait_until(lambda: io().timers.tick > ticked + 8)
     assert made.state is State.OPEN
     made.gate.set()
     assert [made.next() for _n in range(80)] == [('text', b'x')] * 80
