@@ -5,7 +5,8 @@ owns
 
 * the I/O loop (``ioloop``), the pool (``workers``) and the broker, which
   all sockets share as a ``hub``;
-* the endpoints, found in ``cherrypy.tree`` when the engine starts;
+* the endpoints, found in ``cherrypy.tree`` when the engine starts
+  (``endpoint_table``);
 * the bus channels ``handle-websocket`` and ``websocket-broadcast`` of
   ws4py, and ``wsrpc-publish``, ``wsrpc-broadcast``, ``wsrpc-close-user``.
 
@@ -17,6 +18,9 @@ owns
 The engine's ``stop`` has it drain before the HTTP server stops (bus
 priority 20, the server's is 25): handlers that wait for a client are set
 free before HTTP waits for them (pitfalls 26).
+
+It is longer than a module should be: half of it are the contracts of what
+applications set and call.
 """
 from __future__ import annotations
 
@@ -25,16 +29,15 @@ import itertools
 import logging
 import resource
 import threading
-import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import cherrypy
 from ws4py.server.cherrypyserver import WebSocketPlugin
 
 from .backend import Backend, MemoryBackend
 from .broker import Broker
-from .endpoint import Endpoint, Place, find_endpoints
+from .endpoint import Endpoint, Place
+from .endpoint_table import EndpointTable
 from .errors import BrokerUnavailable, CloseCode, ConfigError, WrongThread
 from .history import Position, read_rules
 from .host_accept import rest_when_full
@@ -104,11 +107,7 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
         self._stopper: threading.Thread | None = None
         self._ids = itertools.count(1)
         self._counts = Statistics()
-        # Guards _endpoints, which handshakes fill for trees mounted late,
-        # and _mounted: what has ever been seen in the tree.
-        self._lock = threading.Lock()
-        self._mounted: weakref.WeakSet[Any] = weakref.WeakSet()
-        self._endpoints: dict[tuple[int, str], Endpoint] = {}
+        self._endpoints = EndpointTable(bus.log)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _POSITIVE and value is not None:
@@ -159,7 +158,7 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
         self._wait_for_stop()
         join_logs()
         rest_when_full()
-        self._find_endpoints()
+        self._endpoints.find_all()
         io = self.manager
         self._counts = Statistics()
         pool = WorkerPool(self.thread_pool, on_thread_start=enter_worker,
@@ -243,7 +242,7 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
         self.hub.pool.refresh()
         self.manager.post(self.manager.forget_tallies)
         try:
-            self._find_endpoints(self._of_no_tree())
+            self._endpoints.renew()
         except ConfigError as error:
             self.bus.log(f'wsrpc goes on with its old endpoints: {error}',
                          level=logging.ERROR)
@@ -296,40 +295,9 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
 
     # -- endpoints and handshakes: HTTP workers ----------------------------
 
-    def _find_endpoints(self, others: Iterable[Endpoint] = ()) -> None:
-        """Build all of the tree anew, and those that stand in none."""
-        endpoints = find_endpoints(cherrypy.tree)
-        for old in others:
-            endpoint = Endpoint.build(old.app, old.path)
-            if endpoint.config.get('tools.wsrpc.on'):
-                endpoints.append(endpoint)
-        with self._lock:
-            self._mounted.update(_applications())
-            self._endpoints = {(id(endpoint.app), endpoint.path): endpoint
-                               for endpoint in endpoints}
-        for endpoint in endpoints:
-            for line in endpoint.start_lines():
-                self.bus.log(line)
-
     def endpoint_for(self, app: Any, place: Place) -> Endpoint:
         """The endpoint of a request; made now if its tree came late."""
-        key = (id(app), place.path)
-        with self._lock:
-            endpoint = self._endpoints.get(key)
-        if endpoint is None:
-            endpoint = Endpoint.build(app, place.path)
-            for line in endpoint.start_lines():
-                self.bus.log(line)
-            with self._lock:
-                endpoint = self._endpoints.setdefault(key, endpoint)
-        return endpoint
-
-    def _of_no_tree(self) -> list[Endpoint]:
-        """Those of applications that requests alone find: virtual hosts."""
-        with self._lock:
-            self._mounted.update(_applications())
-            return [endpoint for endpoint in self._endpoints.values()
-                    if endpoint.app not in self._mounted]
+        return self._endpoints.find_or_make(app, place.path)
 
     def _renew_all(self) -> None:
         """Give every socket its new endpoint.  The loop's thread."""
@@ -338,8 +306,7 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
 
     def _renew(self, websocket: WebSocket) -> None:
         old = websocket.endpoint
-        with self._lock:
-            endpoint = self._endpoints.get((id(old.app), old.path))
+        endpoint = self._endpoints.find(old.app, old.path)
         if endpoint is old:
             return
         if (endpoint is not None and endpoint.options.handler_cls
@@ -483,12 +450,6 @@ class WsrpcPlugin(WebSocketPlugin):     # type: ignore[misc]
         return [websocket for websocket in found
                 if websocket.state is State.OPEN
                 and (target is None or target.is_met_by(websocket))]
-
-
-def _applications() -> list[Any]:
-    """Those in the tree, which may hold any WSGI callable as well."""
-    return [app for app in cherrypy.tree.apps.values()
-            if isinstance(app, cherrypy.Application)]
 
 
 def _default_max_connections() -> int:
