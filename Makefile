@@ -50,7 +50,10 @@ attack: $(VENV)/.test
 	    tests/test_history.py tests/test_recovery.py \
 	    tests/test_redis_store.py tests/test_redis_broker.py \
 	    tests/test_redis_keys.py tests/test_presence.py \
-	    tests/test_idempotency.py $(ARGS)
+	    tests/test_idempotency.py tests/test_audience.py \
+	    tests/test_session_watch.py tests/test_cluster.py \
+	    tests/test_ioloop.py tests/test_tool.py \
+	    tests/test_compression.py $(ARGS)
 
 # ../shared/conformance/run installs the testsuite, for Python 2.7.
 CONFORMANCE_PORT = 9741

@@ -60,7 +60,8 @@ CONFIG = {'/api': {
 TOPICS = {'kept': {}, 'mouse': {'mode': 'volatile'},
           'room*': {'presence': True, 'presence_grace_s': 0},
           'secret.*': {'presence': True},
-          'calm*': {'presence': True, 'presence_grace_s': 0.5}}
+          'calm*': {'presence': True, 'presence_grace_s': 0.5},
+          'patient*': {'presence': True, 'presence_grace_s': 30}}
 
 
 def expire_after(expiry_s: float) -> None:

@@ -15,6 +15,7 @@ from cp_wsrpc import audience
 from cp_wsrpc.client import Client
 from cp_wsrpc.errors import BrokerUnavailable
 
+from .attack import in_time
 from .need import need
 from .presence_app import CONFIG, TOPICS, Root
 from .rawpeer import PeerClosed, RawPeer
@@ -180,7 +181,7 @@ def test_all_connections_of_a_user_are_closed_within_a_second(ports):
         assert cp_wsrpc.close_user(DICT, reason='bye') == 2
         how, took_s = closings(his)
         assert how == [(4403, 'bye')] * len(his)
-        assert took_s < 1
+        assert took_s < in_time(1)
         for peer in (*hers, *anonymous):
             assert peer.call('rpc.ping', [1]) == [1]
         cherrypy.engine.publish('wsrpc-close-user', 'eve', 4401)
@@ -278,7 +279,7 @@ def test_without_redis_those_of_this_process_are_closed_all_the_same(need):
         begun = time.monotonic()
         with pytest.raises(BrokerUnavailable):
             cp_wsrpc.close_user('ada')
-        assert time.monotonic() - begun < 2
+        assert time.monotonic() - begun < in_time(2)     # 1.5
         assert ada.recv_close()[0] == 4403
         with pytest.raises(BrokerUnavailable):
             cp_wsrpc.publish('plain', 1, user='ada')

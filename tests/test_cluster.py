@@ -18,6 +18,7 @@ import demo.cluster
 import demo.programs
 from demo.cluster import Cluster, Ticker
 
+from .attack import in_time
 from .browsing import chromium
 from .clusters import (
     Listener,
@@ -144,12 +145,12 @@ def test_a_logout_at_one_process_ends_sockets_at_all(
                             headers=cookie).status == 200
         for peer in peers:
             with pytest.raises(PeerClosed) as closed:
-                peer.recv_text(timeout_s=1)
+                peer.recv_text(timeout_s=in_time(1))
             assert closed.value.code == 4401
         http_request(first, '/notify?msg=secret')
         for peer in peers:
             peer.send_frame(CLOSE, struct.pack('!H', 4401))
-            assert peer.recv_eof(timeout_s=2) == b''
+            assert peer.recv_eof() == b''
     finally:
         for peer in peers:
             peer.__exit__(None, None, None)
@@ -215,7 +216,8 @@ def test_redis_is_silent_and_then_killed_and_nothing_is_missing(
         pid = send(cluster.redis, 'SIGSTOP')
         wait_until(lambda: said and 'has to wait' in said[-1], 5)
         # Who does not need it goes on.
-        assert listener.client.call('calc.add', 1, 2).result(1) == 3
+        assert listener.client.call('calc.add', 1, 2).result(
+            in_time(1)) == 3
         answer = http_request(cluster.port, '/notify?msg=x')
         assert answer.status == 504 and b'Redis' in answer.body, answer
         send(cluster.redis, 'SIGCONT')

@@ -37,6 +37,7 @@ from cp_wsrpc.frame_rules import (
 from cp_wsrpc.frames import frame, text_frame
 from cp_wsrpc.framing import FrameStream
 
+from .attack import in_time
 from .rawpeer import RawPeer, client_frame
 from .serving import Server, serving, wait_until
 
@@ -242,7 +243,7 @@ def test_a_bomb_is_not_inflated_past_the_limit():
     data = bomb(1024)
     assert len(data) < 1.1 * LIMIT
     tracemalloc.start()
-    began = time.perf_counter()
+    began = time.thread_time()
     try:
         with pytest.raises(ProtocolFailure) as caught:
             Inflater(15).inflate(data, LIMIT)
@@ -251,7 +252,7 @@ def test_a_bomb_is_not_inflated_past_the_limit():
         tracemalloc.stop()
     assert caught.value.code == 1009
     assert peak < 4 * LIMIT
-    assert time.perf_counter() - began < 0.1
+    assert time.thread_time() - began < 0.1
 
 
 @pytest.mark.parametrize('data', [
@@ -537,7 +538,7 @@ def test_a_bomb_is_1009_and_harms_nobody(server):
                 peer.send_frame(CONTINUATION, data[len(data) // 2:])
         began = time.monotonic()
         assert victim.call('double', ['a']) == 'aa'
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < in_time(0.5)
         assert peer.recv_close()[0] == 1009
 
 

@@ -17,6 +17,7 @@ from cp_wsrpc import Overloaded, expose, fanout, logs, nonblocking, timers
 from cp_wsrpc.frames import text_frame
 from cp_wsrpc.states import State
 
+from .attack import in_time
 from .rawpeer import PING, PONG, TEXT, CallFailed, RawPeer, client_frame
 from .serving import serving, wait_until
 
@@ -278,7 +279,7 @@ def test_a_slow_reader_that_never_reads_is_cut_off_in_a_second(server):
     for _ in range(60):
         made.send('x')
     wait_until(lambda: made.state is State.CLOSED)
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 4     # and not 10
     assert made.closings.get(timeout=5)[0] == 4408
 
 
@@ -364,7 +365,7 @@ def test_publishers_do_not_wait_for_a_peer_that_never_reads(server):
             took.append(time.monotonic() - begun)
             event = reader.recv_json()
             assert event['params']['result'][0] == number
-        assert sorted(took)[94] < 0.005
+        assert sorted(took)[94] < in_time(0.005)
         wait_until(lambda: len(cp_wsrpc.connections('/api')) == 1)
 
 

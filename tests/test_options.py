@@ -160,9 +160,9 @@ def test_patterns_match_as_their_regular_expression_would(pattern, topic):
 
 
 def test_a_pattern_of_many_stars_is_matched_in_no_time():
-    started = time.perf_counter()
+    started = time.thread_time()
     assert TopicRules(['*a' * 50 + 'b']).find('a' * 100_000) is None
-    assert time.perf_counter() - started < 0.5
+    assert time.thread_time() - started < 0.5
 
 
 class Leaf:

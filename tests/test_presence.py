@@ -20,6 +20,7 @@ from cp_wsrpc.errors import BrokerUnavailable, Overloaded
 from cp_wsrpc.history import PRESENCE, Position, read_rules
 from cp_wsrpc.presence import Change, Keeper, Presence, Present, Roster
 
+from .attack import in_time
 from .need import need
 from .presence_app import CONFIG, TOPICS, Root, expire_after
 from .rawpeer import CallFailed, RawPeer
@@ -484,16 +485,17 @@ def test_a_process_that_is_killed_drops_out_as_fast_as_is_said(
         print(f'out after {time.monotonic() - killed:.1f} s')
 
 
-def test_a_process_that_stops_leaves_at_once(redis, others, calm):
+def test_a_process_that_stops_leaves_at_once(redis, others):
+    patient = 'patient.' + next(names)      # a grace of 30 s
     with here(redis.url) as server, server.peer('/api') as watching, \
             process(redis.url, expiry_s=60) as other:
-        follower = Follower(watching, calm)
-        with on(calm, other.at, 'ada') as (ada,):
+        follower = Follower(watching, patient)
+        with on(patient, other.at, 'ada') as (ada,):
             assert follower.next() == ('join', 'ada')
             other.send_signal(signal.SIGTERM)
             assert ada.recv_close()[0] == 1001
-            assert follower.next(0.5) == ('leave', 'ada')
-        assert users_of(calm) == ({}, 0)
+            assert follower.next() == ('leave', 'ada')
+        assert users_of(patient) == ({}, 0)
 
 
 def test_a_redis_that_stands_still_makes_nobody_leave(redis, others, room):
@@ -505,7 +507,7 @@ def test_a_redis_that_stands_still_makes_nobody_leave(redis, others, room):
         begun = time.monotonic()
         with pytest.raises(BrokerUnavailable):
             cp_wsrpc.who(room)
-        assert time.monotonic() - begun < 2
+        assert time.monotonic() - begun < in_time(2)     # 1.5
         with pytest.raises(CallFailed) as caught:
             watching.call('rpc.who', [room])
         assert caught.value.code == -32009
@@ -726,11 +728,11 @@ def test_a_storm_of_joins_takes_few_steps_and_holds_no_loop(ports, room,
     took = []
 
     def join_all():
-        begun = time.monotonic()
+        begun = time.thread_time()
         peers = [Fake(number) for number in range(1000)]
         for peer in peers:
             hub.broker.subscribe(peer, room, 9)
-        took.append(time.monotonic() - begun)
+        took.append(time.thread_time() - begun)
         done.peers = peers
         done.set()
 

@@ -17,6 +17,7 @@ from cp_wsrpc.client import Client
 from cp_wsrpc.errors import BrokerUnavailable, Overloaded
 from cp_wsrpc.history import Position, read_rules
 
+from .attack import in_time
 from .need import need
 from .rawpeer import CallFailed
 from .serving import free_port, serving, spawn, wait_until
@@ -335,19 +336,19 @@ def test_a_stopped_redis_holds_up_nobody_who_does_not_need_it(fragile):
             begun = time.monotonic()
             with pytest.raises(BrokerUnavailable):
                 cp_wsrpc.publish('news', 'perhaps')
-            assert time.monotonic() - begun < 2
+            assert time.monotonic() - begun < in_time(2)     # 1.5
             for _ in range(20):         # more than there are threads
                 begun = time.monotonic()
                 for what in (lambda: cp_wsrpc.publish('news', 'no'),
                              lambda: cp_wsrpc.broadcast('f')):
                     with pytest.raises(BrokerUnavailable):
                         what()
-                assert time.monotonic() - begun < 1
+                assert time.monotonic() - begun < in_time(1)
             for _ in range(20):
                 peer.notify('publish', ['news', 'no'])
                 begun = time.monotonic()
                 assert victim.call('add', [1, 2]) == 3
-                assert time.monotonic() - begun < 1
+                assert time.monotonic() - begun < in_time(1)
             with pytest.raises(CallFailed) as caught:
                 subscribe(victim, 'nother')
             assert caught.value.code == -32009

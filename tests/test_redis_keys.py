@@ -22,6 +22,7 @@ from cp_wsrpc.hub import Timing
 from cp_wsrpc.idempotency import Claim, Key
 
 from .apps import assert_sent_away, request, result, starting_quickly
+from .attack import in_time
 from .cutting import Cut, cutting
 from .need import need
 from .processes import ROOT, spawn
@@ -270,10 +271,10 @@ def test_without_redis_keys_are_refused_within_2_s_and_then_at_once(fragile):
         assert one.ask() == OURS
         fragile.pause()
         try:
-            for limit_s in (2.0, 0.1, 0.1):
+            for limit_s in (2.0, 0.1, 0.1):     # it waits for 1.5 s
                 begun = time.monotonic()
                 refused = one.ask(Key(KEY.scope, 'another'))
-                assert time.monotonic() - begun < limit_s
+                assert time.monotonic() - begun < in_time(limit_s)
                 assert isinstance(refused, Busy)
                 assert refused.data == {'retryable': True,
                                         'executed': False}
@@ -528,13 +529,13 @@ def test_without_redis_calls_without_a_key_go_on(fragile):
             for _ in range(20):
                 before = time.monotonic()
                 assert peer.call('add', [1, 2]) == 3
-                assert time.monotonic() - before < 0.5
+                assert time.monotonic() - before < in_time(0.5)
             for other in others:
                 error = other.recv_json()['error']
                 assert error['code'] == -32009
                 assert error['data'] == {'executed': False,
                                          'retryable': True}
-            assert time.monotonic() - begun < 2
+            assert time.monotonic() - begun < in_time(2)
         finally:
             fragile.go_on()
 
@@ -569,7 +570,7 @@ def test_a_redis_that_is_silent_lengthens_no_stop(fragile, monkeypatch):
                 drain_timeout_s=0.1))
             begun = time.monotonic()
             cherrypy.engine.wsrpc.stop()
-            assert time.monotonic() - begun < 0.8   # it took 2.5 s more
+            assert time.monotonic() - begun < 2     # it took 3.1
         finally:
             fragile.go_on()
         cherrypy.engine.wsrpc.start()

@@ -496,4 +496,4 @@ def test_peers_that_do_not_answer_the_close_are_cut_off(drain):
         thread = drain()
         assert peer.recv_close() == (1001, 'going away')
         thread.join(10)
-        assert 0.4 < time.monotonic() - begun < 2
+        assert 0.4 < time.monotonic() - begun < 5

@@ -344,7 +344,7 @@ def test_a_message_in_one_segment_with_the_answer_to_our_close(
         peer.send_raw(client_frame(TEXT, text.encode())
                       + client_frame(CLOSE, close_body(4000)))
         # At once, and not when we are tired of waiting for its Close.
-        assert peer.recv_eof(timeout_s=1) == b''
+        assert peer.recv_eof(timeout_s=1.8) == b''
         peer.drop()
         wait_until(lambda: made.state is State.CLOSED)
 

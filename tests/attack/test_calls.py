@@ -295,7 +295,7 @@ def test_c8_each_reference_stands_in_the_log(attacked, peer):
     for _ in range(30):
         with pytest.raises(CallFailed) as caught:
             peer.call('pool.cause')
-        attacked.process.wait_for(f'ref {caught.value.data["ref"]}', 2)
+        attacked.process.wait_for(f'ref {caught.value.data["ref"]}')
     assert f'ValueError: {SECRET}' in attacked.process.output
 
 
@@ -434,8 +434,10 @@ def ended(attacked):
 def test_c11_who_never_answers_is_asked_no_more_than_so_often(attacked):
     before = attacked.stats()
     with attacked.peer('/questions/api') as mute, _Answers(mute) as answers:
-        told = ask(attacked, 100_000, timeout_s=1)
-        assert told == {'asked': MAX_PENDING, 'Busy': 100_000 - MAX_PENDING}
+        # All of it before the first has timed out.
+        count = 100_000 if FULL else 5_000
+        told = ask(attacked, count, timeout_s=1)
+        assert told == {'asked': MAX_PENDING, 'Busy': count - MAX_PENDING}
         assert ended(attacked)['waiting'] == MAX_PENDING
         wait_until(lambda: answers.count == MAX_PENDING)
         assert attacked.stats()['rss'] < before['rss'] + (8 << 20)

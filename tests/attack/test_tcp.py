@@ -185,13 +185,13 @@ def test_slow_handshakes_are_no_business_of_open_connections(
         for at in range(20):
             for sock in slow:
                 sock.send(asked[at:at + 1])
-            assert peer.call('ping', timeout_s=1) == 'pong'
+            assert peer.call('ping', timeout_s=in_time(1)) == 'pong'
         for sock in slow:
             sock.sendall(asked[20:] + CALL)
         for sock in slow:
             assert b'"result"' in read_until(sock, b'"result"')
     measured('40 slow handshakes')
-    assert victim.p99_s(since) < 0.5
+    assert victim.p99_s(since) < in_time(0.5)
 
 
 # -- TLS ---------------------------------------------------------------------
@@ -207,7 +207,7 @@ def test_what_is_no_tls_record_ends_the_connection(attacked, record):
         beneath = socket.socket(fileno=os.dup(peer.sock.fileno()))
         with beneath:
             beneath.sendall(record)
-            wait_until(lambda: attacked.stats()['sockets'] <= before, 3)
+            wait_until(lambda: attacked.stats()['sockets'] <= before)
 
 
 def test_half_a_tls_record_keeps_nobody_busy(attacked):
@@ -283,5 +283,5 @@ def test_a_refusal_in_the_middle_of_a_flood_is_the_end_of_it(wire):
         peer.send_raw(client_frame(BINARY, b'x')
                       + client_frame(TEXT, b'{}') * 5000)
         assert peer.recv_close()[0] == 1003
-    wait_until(lambda: wire.stats()['sockets'] == before['sockets'], 0.7)
+    wait_until(lambda: wire.stats()['sockets'] == before['sockets'], 1.5)
     assert wire.stats()['loop_s'] - before['loop_s'] < 0.1
