@@ -124,7 +124,7 @@ class Admission:
     def _start_here(self, call: Call) -> None:
         """Run a nonblocking or async method; all checks are passed."""
         peer = call.connection
-        if self._ended:
+        if self._ended or peer.has_closed:
             self.forget(call)
         elif call.method.kind == 'nonblocking':
             mine, stretch = peer.io.cell, peer.io.stretch
@@ -170,7 +170,7 @@ class Admission:
         strand.post(self._run_in_order, run, call)
 
     def _run_in_order(self, run: Callable[[Any], object], call: Call) -> None:
-        if self._ended:
+        if self._ended or call.connection.has_closed:
             self.forget(call)
         elif call.connection.hub.draining:
             refuse(call, GoingAway())
@@ -191,7 +191,7 @@ class Admission:
         call.connection.io.post(self._start_waiting, call)
 
     def _start_waiting(self, call: Call) -> None:
-        if self._ended:
+        if self._ended or call.connection.has_closed:
             self.forget(call)
         elif call.connection.hub.draining:
             end_turn(call)

@@ -193,7 +193,7 @@ def run_on_worker(call: Call) -> None:
     begun = _clock()
     text: bytes | None
     try:
-        if peer.hub.draining:
+        if peer.hub.draining or peer.has_closed:
             raise GoingAway()
         if call.deadline is not None and begun > call.deadline:
             raise Busy(f'{call.name} waited longer than its timeout_s')
@@ -316,6 +316,8 @@ async def _run_async(call: Call) -> None:
     text: bytes | None
     limit = None
     try:
+        if peer.has_closed:
+            raise GoingAway()
         if timeout_s is None and around is None:
             text = answer(call, await _call(call))
         else:

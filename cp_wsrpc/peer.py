@@ -35,7 +35,7 @@ from .invocation import answer, fail, report, run_on_worker
 from .logs import escape, limited
 from .messages import NO_ID, Bad, Batch, Call, Failure, Result
 from .seats import Seats, end_turn
-from .states import CLOSED, OPEN
+from .states import CLOSED
 from .websocket import WebSocket
 from .workers import Lane
 
@@ -62,6 +62,8 @@ class Peer(WebSocket):
         self.heard: set[str] = set()        # loop's thread
         self.admission = Admission()
         self.seats = Seats()
+        #: close() has been called here: no call is to begin any more
+        self.has_closed = False
         # A close() inside a call: (that call, code, reason); any thread.
         self._noted_close: tuple[Call, int, Any] | None = None
         # Guards _on_close and _closing_code against a late on_close().
@@ -142,13 +144,14 @@ class Peer(WebSocket):
     def close(self, code: int = 1000, reason: Any = '') -> None:
         """Begin to close; what was sent before still goes out.
 
-        Inside a call of this connection: when that has been answered.
+        Inside a call of this connection: when that has been answered.  A
+        call that has not begun by then is not run: nobody would hear of it.
         """
         mine = cell.get()
         call = mine.call if mine is not None else None
         if call is None or call.connection is not self \
                 or not self._is_under_way(call):
-            super().close(code, reason)
+            self._close_now(code, reason)
             return
         check_close_code(code)      # raise here, not when it is sent
         frames.close_frame(code, reason)
@@ -157,7 +160,11 @@ class Peer(WebSocket):
             # It may have been answered since, where a thread that it has
             # started closes for it.
             if not self._is_under_way(call):
-                super().close(code, reason)
+                self._close_now(code, reason)
+
+    def _close_now(self, code: int, reason: Any) -> None:
+        super().close(code, reason)
+        self.has_closed = True
 
     def _is_under_way(self, call: Call) -> bool:
         """Whether a call is still to be answered.  Any thread."""
@@ -173,7 +180,7 @@ class Peer(WebSocket):
         asker, code, reason = self._noted_close
         if asker is answered or (asker.batch is not None
                                  and not self._is_under_way(asker)):
-            super().close(code, reason)
+            self._close_now(code, reason)
 
     def on_close(self, function: Callable[[int, str], object]) -> None:
         """Have ``function(code, reason)`` called when it is closed.
@@ -226,7 +233,7 @@ class Peer(WebSocket):
             if type(item) is not bytes:
                 self._on_frame(item)
                 continue
-            if self.state is not OPEN:
+            if self.server_terminated:
                 continue            # no answer to it could be sent
             self.messages_in += 1
             call = decode(item, max_depth, max_batch)
@@ -340,7 +347,7 @@ class Peer(WebSocket):
         """
         if call.id is not NO_ID and call.batch is None:
             self.send_text(fail(call, error))
-        super().close(CloseCode.UNAUTHORIZED, 'the session has ended')
+        self._close_now(CloseCode.UNAUTHORIZED, 'the session has ended')
 
     # -- outwards ----------------------------------------------------------
 
@@ -415,7 +422,7 @@ class Peer(WebSocket):
         held = self.admission.held or []
         self.admission.held = None
         for call in held:
-            if self.state is OPEN:
+            if not self.server_terminated:
                 self.admission.begin(call)
         # Not before: what runs directly is sent at the end of a read.
         self._takes_direct = not self.handshake.bound

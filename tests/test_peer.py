@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import threading
 import time
@@ -33,7 +34,7 @@ from .apps import (
     settle,
     take_call,
 )
-from .rawpeer import BINARY
+from .rawpeer import BINARY, client_frame
 from .serving import wait_until
 
 
@@ -712,6 +713,25 @@ class Closing:
     def __init__(self):
         self.gate = Gate()
         self.later = None
+        self.ran = []
+
+    @expose
+    async def at_once(self):
+        cp_wsrpc.connection.close(4000, 'bye')
+        return 'done'
+
+    @expose
+    def note(self):
+        self.ran.append('note')
+
+    @expose
+    async def note_task(self):
+        self.ran.append('note_task')
+
+    @expose
+    @nonblocking
+    def note_here(self):
+        self.ran.append('note_here')
 
     @expose
     def pool(self):
@@ -801,6 +821,26 @@ def test_a_notification_may_close_its_connection(method):
     with serving_api(Closing()) as server, server.peer('/api') as peer:
         peer.send_json({'jsonrpc': '2.0', 'method': method})
         assert peer.recv_close() == (4000, 'bye')
+
+
+@pytest.mark.parametrize('method, after', [
+    ('here', 'note_here'), ('here', 'note_task'), ('here', 'note'),
+    ('at_once', 'note_task'), ('pool', 'note')])
+def test_what_came_behind_a_call_that_closes_is_not_run(method, after):
+    api = Closing()
+    with serving_api(api, {'max_calls_per_connection': 1}) as server, \
+            server.peer('/api') as peer:
+        _ping(peer)
+        connection = only_connection()
+        peer.send_raw(b''.join(
+            client_frame(1, json.dumps(request(name, id=id)).encode())
+            for id, name in enumerate([method, after, after], 1)))
+        assert peer.recv_json() == result(1, 'done')
+        assert peer.recv_close() == (4000, 'bye')
+        peer.drop()
+        wait_until(lambda: not (connection.conversation.running
+                                or connection.lane.taken))
+        assert api.ran == []
 
 
 def test_a_close_from_another_thread_waits_for_no_call():
