@@ -204,10 +204,11 @@ class Closer(Sender):
         self._ending = (code, reason)
         if self.handshake.bound:
             self.hub.sessions.leave(self)
-        log.info('%s %s closed: %s %s (sent %s), %.1f s, %d messages in',
-                 self.id, self.remote, code, escape(reason),
-                 self._close_sent or '-', self.io.now() - self._opened_at,
-                 self.messages_in)
+        if log.isEnabledFor(logging.INFO):
+            log.info('%s %s closed: %s %s (sent %s), %.1f s, %d messages in',
+                     self.id, self.remote, code, escape(reason),
+                     self._close_sent or '-',
+                     self.io.now() - self._opened_at, self.messages_in)
         self.on_ended(code, reason)
 
     def count_closed(self) -> None:

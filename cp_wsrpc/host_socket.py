@@ -19,7 +19,7 @@ fails, nothing of ours is called and cheroot closes the socket as always.
 from __future__ import annotations
 
 import contextlib
-import io
+import functools
 import socket
 import struct
 import sys
@@ -72,6 +72,21 @@ def find_carrier() -> Carrier | None:
     return Carrier(connection, request)
 
 
+@functools.lru_cache(maxsize=16)
+def _bound_to(listener: Any) -> str:
+    """The one address that this socket listens on, ``''`` for several."""
+    address = _address_of(listener) if listener is not None else ''
+    return '' if address in ('0.0.0.0', '::') else address
+
+
+def _address_of(sock: Any) -> str:
+    try:
+        name = sock.getsockname()
+    except OSError:         # reset in the meantime
+        return ''
+    return str(name[0]) if isinstance(name, tuple) and name else ''
+
+
 class Carrier:
     """cheroot's connection and request behind one CherryPy request.
 
@@ -86,12 +101,14 @@ class Carrier:
 
     @property
     def local_address(self) -> str:
-        """Our end's address, ``'127.0.0.1'``; ``''`` on a Unix socket."""
-        try:
-            name = self._connection.socket.getsockname()
-        except OSError:         # reset in the meantime
-            return ''
-        return str(name[0]) if isinstance(name, tuple) and name else ''
+        """Our end's address, ``'127.0.0.1'``; ``''`` on a Unix socket.
+
+        Where the server listens on one address it is that one: to ask the
+        socket would let go of the interpreter, at each handshake.
+        """
+        connection = self._connection
+        return (_bound_to(connection.server.socket)
+                or _address_of(connection.socket))
 
     @property
     def header_was_sent(self) -> bool:
@@ -147,15 +164,20 @@ class Carrier:
         return sock, early
 
 
-class _Nothing(io.BytesIO):
+class _Nothing:
     """What stands for cheroot's files once the socket was taken."""
 
+    __slots__ = ('bytes_read', 'bytes_written')
+
+    closed = True       # asked for when its pool stops
+
     def __init__(self, file: Any) -> None:
-        super().__init__()
         # cheroot's statistics add these up after the request.
         self.bytes_read = getattr(file, 'bytes_read', 0)
         self.bytes_written = getattr(file, 'bytes_written', 0)
-        self.close()
+
+    def close(self) -> None:
+        """The socket is another's."""
 
     def has_data(self) -> bool:
         return False

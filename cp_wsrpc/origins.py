@@ -73,6 +73,21 @@ def parse_origin(text: str) -> Origin | None:
     """
     if len(text) > MAX_ORIGIN_CHARS:
         return None
+    return _parse_origin(text)
+
+
+def parse_host(text: str) -> HostPort | None:
+    """Return name and port of a Host header, None if it is not one."""
+    if len(text) > MAX_ORIGIN_CHARS:
+        return None
+    return _parse_host(text)
+
+
+# Most handshakes say one of a few, and the way through the
+# pattern takes 2 us.  What a stranger can have kept is 256 short texts.
+
+@functools.lru_cache(maxsize=128)
+def _parse_origin(text: str) -> Origin | None:
     match = _ORIGIN.fullmatch(text)
     if match is None:
         return None
@@ -83,10 +98,8 @@ def parse_origin(text: str) -> Origin | None:
     return Origin(scheme, where.host, where.port or DEFAULT_PORTS.get(scheme))
 
 
-def parse_host(text: str) -> HostPort | None:
-    """Return name and port of a Host header, None if it is not one."""
-    if len(text) > MAX_ORIGIN_CHARS:
-        return None
+@functools.lru_cache(maxsize=128)
+def _parse_host(text: str) -> HostPort | None:
     match = _HOST_PORT.fullmatch(text)
     return _normalize(match[1], match[2]) if match else None
 
@@ -181,9 +194,11 @@ def host_refusal(host: str, local_address: str,
     else:
         known = _parse_hosts(tuple(hosts))
     given = parse_host(host)
-    if given and any(given.host == each.host
-                     and each.port in (None, given.port) for each in known):
-        return None
+    if given is not None:
+        for each in known:
+            if (given.host == each.host
+                    and each.port in (None, given.port)):
+                return None
     names = ', '.join(dict.fromkeys(each.host for each in known))
     paste = (f"set tools.wsrpc.hosts = ['{given.host}'] or tools.proxy.base"
              if given else 'that is no name of a host; nothing to set')

@@ -20,15 +20,17 @@ tool gave these steps:
    handshake's form, room for it.  ``tools.proxy`` (30) has run, no login.
 2. every guard of the application, at whatever point, as for a page;
 3. the page handler, ours: ``tools.wsrpc.user``, the session, status 101;
-4. ``complete``, at before_finalize 99: if it is 101 still, its headers;
-5. ``cleanup_headers``, at on_end_resource;
-6. ``start_handler``, at on_end_request 99, last of all: if cheroot did
+4. ``drop_body``, at before_finalize 99, and ``complete``, at
+   on_end_resource 99: if it is 101 still, no body and its headers;
+5. ``start_handler``, at on_end_request 99, last of all: if cheroot did
    send a 101, the socket is taken out and handed over; else cheroot
    closes it.
 
-Nothing but step 6 touches the socket, so a hook or a handler that raises
-at any point of 1-5 leaves an ordinary response on a connection that is
-then closed (threats A3).
+Nothing but step 5 touches the socket, so a hook or a handler that raises
+at any point of 1-4 leaves an ordinary response on a connection that is
+then closed (threats A3).  ``complete`` writes past ``response.headers``,
+into the lines that CherryPy has made of them: what fails later has its
+lines made anew, without those of a 101.
 """
 from __future__ import annotations
 
@@ -48,8 +50,7 @@ from .logs import escape, limited
 from .options import DIALECTS
 from .origins import host_refusal, origin_refusal
 from .pages import (KEEP_ALIVE_TYPE, PROBE_TYPE, Refusal, answer_plain,
-                    has_no_page, keep_session_alive, serve_client_file,
-                    set_headers)
+                    has_no_page, keep_session_alive, serve_client_file)
 from .upgrade import Fault
 
 __all__ = ['Exchange', 'WsrpcTool']
@@ -58,11 +59,16 @@ log = logging.getLogger('cp_wsrpc.tool')
 
 # After tools.proxy (30), before sessions (50) and every login.
 CHECK_PRIORITY = 35
-# json_out, encode and gzip have written and rewritten the body by then.
 LAST_PRIORITY = 99
-# Titled as HeaderMap titles them.
-_HEADERS_OF_101 = ('Upgrade', 'Connection', 'Sec-Websocket-Accept',
-                   'Sec-Websocket-Protocol', 'Sec-Websocket-Extensions')
+# Spelt as CherryPy writes them: of a body there is none, and ours.
+_NOT_OF_A_101 = frozenset({
+    b'Content-Type', b'Content-Encoding', b'Content-Length',
+    b'Content-Range', b'Vary', b'Upgrade', b'Connection',
+    b'Sec-Websocket-Accept', b'Sec-Websocket-Protocol',
+    b'Sec-Websocket-Extensions'})
+# tools.caching shall neither wait for a page to be made, serve one, nor keep
+# what this is answered.  Browsers send these two.
+_PAST_CACHES = {'Pragma': 'no-cache', 'Cache-Control': 'no-cache, no-store'}
 
 
 class Exchange:
@@ -78,13 +84,14 @@ class Exchange:
         self.began = time.monotonic()
         self.fields = upgrade.fields_of(request.header_list)
         self.is_attempt = upgrade.is_attempt(self.fields)
-        accepted = self.fields.get('accept', ())
-        self.is_probe = (request.method == 'POST' and not self.is_attempt
-                         and (PROBE_TYPE in accepted
-                              or has_no_page(request)))
-        self.is_keep_alive = (request.method == 'GET'
-                              and not self.is_attempt
-                              and KEEP_ALIVE_TYPE in accepted)
+        self.is_probe = self.is_keep_alive = False
+        if not self.is_attempt:
+            accepted = self.fields.get('accept', ())
+            self.is_probe = (request.method == 'POST'
+                             and (PROBE_TYPE in accepted
+                                  or has_no_page(request)))
+            self.is_keep_alive = (request.method == 'GET'
+                                  and KEEP_ALIVE_TYPE in accepted)
         # Looked for once: it is some 30 frames away.
         self.carrier = (host_socket.find_carrier()
                         if self.is_attempt or self.is_probe else None)
@@ -149,18 +156,12 @@ class WsrpcTool(WebSocketTool):     # type: ignore[misc]
     def _attach_handshake(self, request: Any) -> None:
         # trailing_slash would redirect; WebSocket clients do not follow.
         request.is_index = None
-        # tools.caching shall neither wait for a page to be made, serve
-        # one, nor keep what this is answered.  Browsers send these two.
-        request.headers['Pragma'] = 'no-cache'
-        request.headers['Cache-Control'] = 'no-cache, no-store'
+        dict.update(request.headers, _PAST_CACHES)      # titled as they are
         request.handler = _grant
         attach = request.hooks.attach
         attach('before_request_body', self.upgrade, priority=CHECK_PRIORITY)
-        attach('before_finalize', self.complete, priority=LAST_PRIORITY)
-        attach('after_error_response', self.complete,
-               priority=LAST_PRIORITY)
-        attach('on_end_resource', self.cleanup_headers,
-               priority=LAST_PRIORITY)
+        attach('before_finalize', self.drop_body, priority=LAST_PRIORITY)
+        attach('on_end_resource', self.complete, priority=LAST_PRIORITY)
         attach('on_end_request', self.start_handler, failsafe=True,
                priority=LAST_PRIORITY)
         carrier = request.wsrpc.carrier
@@ -190,45 +191,33 @@ class WsrpcTool(WebSocketTool):     # type: ignore[misc]
         _check_readiness(exchange)
         _drop_static_pages(request)
 
-    def complete(self) -> None:
-        """Write the headers of a 101, or wipe them off (step 4).
+    def drop_body(self) -> None:
+        """Have a 101 no body (step 4).
 
-        Runs again when a later hook raised: then the status is another.
+        json_out makes one of any result, and so may a wrapper of ours.
         """
+        response = cherrypy.serving.response
+        if (cherrypy.serving.request.wsrpc.handshake is not None
+                and str(response.status)[:3] == '101'):
+            response.body = None
+
+    def complete(self) -> None:
+        """Write the headers of a 101 (step 4)."""
         exchange = cherrypy.serving.request.wsrpc
         response = cherrypy.serving.response
-        headers = response.headers
-        if exchange.handshake is None:
+        lines = response.header_list
+        if (exchange.handshake is None or lines is None
+                or response.output_status[:4] != b'101 '):
             return
-        if str(response.status)[:3] != '101':
-            if 'Sec-Websocket-Accept' in headers:
-                for name in _HEADERS_OF_101:
-                    headers.pop(name, None)
-            return
-        # json_out makes one of any result, and a wrapper of ours.
-        response.body = None
-        for name in ('Content-Type', 'Content-Encoding', 'Content-Length',
-                     'Content-Range', 'Vary'):
-            headers.pop(name, None)
-        set_headers({'Upgrade': 'websocket', 'Connection': 'Upgrade',
-                     'Sec-WebSocket-Accept': upgrade.accept_of(
-                         exchange.fields)})
-        if exchange.handshake.subprotocol is not None:
-            headers['Sec-WebSocket-Protocol'] = (
-                exchange.handshake.subprotocol)
-        if exchange.handshake.extensions is not None:
-            headers['Sec-WebSocket-Extensions'] = (
-                exchange.handshake.extensions.answer)
-
-    def cleanup_headers(self) -> None:
-        """Spell ``Sec-WebSocket-``, for clients that compare (step 5)."""
-        response = cherrypy.serving.response
+        agreed = exchange.handshake.extensions
         response.header_list = [
-            (name.replace(b'Sec-Websocket-', b'Sec-WebSocket-'), value)
-            for name, value in response.header_list or ()]
+            line for line in lines if line[0] not in _NOT_OF_A_101]
+        response.header_list += upgrade.lines_of_101(
+            exchange.fields, exchange.handshake.subprotocol,
+            agreed.answer if agreed is not None else None)
 
     def start_handler(self) -> None:
-        """Hand the socket over, if a 101 was sent (step 6).
+        """Hand the socket over, if a 101 was sent (step 5).
 
         Of the application only the constructor of a plain handler runs in
         here, and whatever fails closes the socket.
@@ -286,6 +275,8 @@ def _grant(*args: Any, **kwargs: Any) -> None:
         extensions=_agree_on_compression(exchange), began=exchange.began)
     response = cherrypy.serving.response
     response.status = 101
+    # tools.encode looks for the charset of what has a type: 8 us.
+    dict.pop(response.headers, 'Content-Type', None)
     # A stream's session is saved and unlocked at the end of the request,
     # which is never reached if the peer has gone.
     response.stream = False

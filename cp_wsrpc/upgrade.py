@@ -8,21 +8,21 @@
     fault_of('GET', (1, 1), fields)           -> None, or
         Fault(426, 'the version of the protocol must be 13', {...})
     choose_subprotocol(fields, ('wsrpc2',))   -> 'wsrpc2' or None
-    accept_of(fields)                         -> 's3pPLMBiTxaQ9kYGzzhZRbK+xOo='
+    accept_of(fields)       -> b's3pPLMBiTxaQ9kYGzzhZRbK+xOo='
 
 RFC 6455 4.2.  What ws4py does with these faults is a 500 with a traceback,
 and it finds ``websocket`` in ``Upgrade: nowebsocket`` (pitfalls 3).
 """
 from __future__ import annotations
 
-import base64
+import binascii
 import hashlib
 import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 __all__ = ['Fault', 'Fields', 'accept_of', 'choose_subprotocol', 'fault_of',
-           'fields_of', 'has_body', 'is_attempt']
+           'fields_of', 'has_body', 'is_attempt', 'lines_of_101']
 
 #: Header values by lower-case name, in the order of their lines.
 Fields = Mapping[str, list[str]]
@@ -51,7 +51,11 @@ def fields_of(lines: Iterable[tuple[str, str]]) -> Fields:
     """Gather header lines by name, as they came, not decoded."""
     fields: dict[str, list[str]] = {}
     for name, value in lines:
-        fields.setdefault(name.lower(), []).append(value.strip())
+        name = name.lower()
+        if name in fields:
+            fields[name].append(value.strip())
+        else:
+            fields[name] = [value.strip()]
     return fields
 
 
@@ -81,11 +85,11 @@ def fault_of(method: str, protocol: tuple[int, int], fields: Fields
                      ASK_FOR_WEBSOCKET)
     if has_body(fields):
         return Fault(400, 'a handshake has no body')
-    if 'websocket' not in _tokens(fields, 'upgrade'):
+    if not _has_token(fields, 'upgrade', 'websocket'):
         sentence = ('Upgrade must say websocket' if 'upgrade' in fields
                     else DROPPED_UPGRADE)
         return Fault(426, sentence, ASK_FOR_WEBSOCKET)
-    if 'upgrade' not in _tokens(fields, 'connection'):
+    if not _has_token(fields, 'connection', 'upgrade'):
         return Fault(400, 'Connection must say Upgrade; '
                      + DROPPED_UPGRADE)
     return _fault_of_values(fields)
@@ -101,12 +105,29 @@ def _fault_of_values(fields: Fields) -> Fault | None:
     return None
 
 
-def accept_of(fields: Fields) -> str:
+def accept_of(fields: Fields) -> bytes:
     """Return Sec-WebSocket-Accept for a handshake without a fault."""
     key = fields['sec-websocket-key'][0].encode('ascii')
     # Nothing is kept secret by it (RFC 6455 10.8).
     digest = hashlib.sha1(key + _GUID, usedforsecurity=False).digest()
-    return base64.b64encode(digest).decode('ascii')
+    return binascii.b2a_base64(digest, newline=False)
+
+
+def lines_of_101(fields: Fields, subprotocol: str | None = None,
+                 extensions: str | None = None) -> list[tuple[bytes, bytes]]:
+    """Return the header lines that make a response the answer to it.
+
+    ``subprotocol`` is one that the client has offered, ``extensions`` the
+    value of Sec-WebSocket-Extensions; None: no such line.
+    """
+    lines = [(b'Upgrade', b'websocket'), (b'Connection', b'Upgrade'),
+             (b'Sec-WebSocket-Accept', accept_of(fields))]
+    if subprotocol is not None:
+        lines.append((b'Sec-WebSocket-Protocol',
+                      subprotocol.encode('latin-1')))
+    if extensions is not None:
+        lines.append((b'Sec-WebSocket-Extensions', extensions.encode()))
+    return lines
 
 
 def choose_subprotocol(fields: Fields, known: Collection[str]
@@ -119,6 +140,11 @@ def choose_subprotocol(fields: Fields, known: Collection[str]
     return None
 
 
-def _tokens(fields: Fields, name: str) -> set[str]:
-    return {token.strip().lower()
-            for line in fields.get(name, ()) for token in line.split(',')}
+def _has_token(fields: Fields, name: str, token: str) -> bool:
+    """Whether ``token`` is one of the list that these lines make."""
+    for line in fields.get(name, ()):
+        line = line.lower()
+        if line == token or token in [part.strip()
+                                      for part in line.split(',')]:
+            return True
+    return False

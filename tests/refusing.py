@@ -20,6 +20,13 @@ def forbid(*args, **kwargs):
     raise cherrypy.HTTPError(403, 'not you')
 
 
+def fail_last():
+    fail()
+
+
+fail_last.priority = 100      # when the headers of a 101 stand there
+
+
 def redirect(*args, **kwargs):
     raise cherrypy.HTTPRedirect('/login')
 
@@ -78,4 +85,6 @@ REFUSING = {
         {'hooks.before_finalize': function}, 500)
        for function in (fail, forbid, redirect)},
     'on_end_resource_fail': ({'hooks.on_end_resource': fail}, 500),
+    'on_end_resource_fail_last': ({'hooks.on_end_resource': fail_last},
+                                  500),
 }

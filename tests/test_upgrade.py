@@ -105,7 +105,7 @@ def test_a_body_is_seen_in_the_head(lines, expected):
 
 
 def test_the_accept_value_is_that_of_the_rfc():
-    assert accept_of(asked()) == 's3pPLMBiTxaQ9kYGzzhZRbK+xOo='
+    assert accept_of(asked()) == b's3pPLMBiTxaQ9kYGzzhZRbK+xOo='
 
 
 @pytest.mark.parametrize('offered, expected', [
