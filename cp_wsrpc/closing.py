@@ -37,6 +37,8 @@ log = logging.getLogger('cp_wsrpc.closing')
 #: Seconds for the peer's Close after ours, and for its EOF after that.
 CLOSE_TIMEOUT_S = 2.0
 LEAVE_TIMEOUT_S = 1.0
+#: A slow reader, who may never read the Close.
+SHED_TIMEOUT_S = 1.0
 
 
 class Closer(Sender):
@@ -156,7 +158,7 @@ class Closer(Sender):
         self.out.drop_waiting()
         self._begin_close(CloseCode.SLOW_READER, frames.close_frame(
             CloseCode.SLOW_READER, 'slow reader'))
-        self._deadline = self.io.now() + 1.0
+        self._deadline = self.io.now() + SHED_TIMEOUT_S
         self.io.schedule(self, self._deadline)
 
     def refuse(self, code: int, reason: str) -> None:

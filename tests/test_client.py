@@ -996,7 +996,7 @@ def test_a_ping_of_the_server_is_answered():
         assert server.next() == (10, b'abc')
 
 
-def test_a_server_that_takes_no_bytes_fills_the_queue():
+def test_a_server_that_takes_no_bytes_fills_the_queue(impatient):
     go_on = threading.Event()
 
     def stuck(peer):

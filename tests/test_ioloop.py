@@ -13,7 +13,15 @@ import cherrypy
 import pytest
 
 import cp_wsrpc
-from cp_wsrpc import Overloaded, expose, fanout, logs, nonblocking, timers
+from cp_wsrpc import (
+    Overloaded,
+    closing,
+    expose,
+    fanout,
+    logs,
+    nonblocking,
+    timers,
+)
 from cp_wsrpc.frames import text_frame
 from cp_wsrpc.states import State
 
@@ -159,6 +167,12 @@ class Clock:
 
 
 @pytest.fixture
+def cut_off_soon(monkeypatch):
+    """Who does not read the Close is given 0.2 s for it, not 1."""
+    monkeypatch.setattr(closing, 'SHED_TIMEOUT_S', 0.2)
+
+
+@pytest.fixture
 def clock(server):
     clock = Clock()
     clock.server = server
@@ -243,7 +257,8 @@ def fill(made, size=200_000):
     wait_until(lambda: made.out.refusing)
 
 
-def test_messages_behind_a_refusing_socket_are_counted(server):
+def test_messages_behind_a_refusing_socket_are_counted(
+        server, cut_off_soon):
     _peer, made = connect(server, '/limits', receive_buffer=SMALL)
     fill(made)
     on_loop(lambda: [made.send('x') for _ in range(50)])
@@ -253,7 +268,7 @@ def test_messages_behind_a_refusing_socket_are_counted(server):
     assert server.logged('slow reader, closed (4408): 51 messages')
 
 
-def test_bytes_behind_a_refusing_socket_are_counted(server):
+def test_bytes_behind_a_refusing_socket_are_counted(server, cut_off_soon):
     _peer, made = connect(server, '/limits', receive_buffer=SMALL)
     fill(made)
     on_loop(lambda: [made.send(b'x' * 996) for _ in range(10)])
@@ -283,7 +298,8 @@ def test_a_slow_reader_that_never_reads_is_cut_off_in_a_second(server):
     assert made.closings.get(timeout=5)[0] == 4408
 
 
-def test_a_socket_that_takes_no_byte_for_10_s_is_given_up(clock):
+def test_a_socket_that_takes_no_byte_for_10_s_is_given_up(
+        clock, cut_off_soon):
     _peer, made = connect(clock.server, receive_buffer=SMALL)
     fill(made)
     clock.pass_by(8)

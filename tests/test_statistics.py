@@ -15,7 +15,7 @@ import pytest
 from cherrypy.lib import cpstats
 
 import cp_wsrpc
-from cp_wsrpc import expose, invocation, nonblocking
+from cp_wsrpc import closing, expose, invocation, nonblocking
 from cp_wsrpc.errors import CloseCode, Overloaded
 from cp_wsrpc.fanout import MAX_EVENTS
 from cp_wsrpc.ioloop import IOLoop
@@ -329,7 +329,8 @@ def test_the_queue_and_the_threads_of_the_pool_are_shown():
         wait_for('Calls', 7)
 
 
-def test_a_peer_that_never_reads_is_seen_and_then_counted():
+def test_a_peer_that_never_reads_is_seen_and_then_counted(monkeypatch):
+    monkeypatch.setattr(closing, 'SHED_TIMEOUT_S', 0.2)
     options = {'out_max_bytes': 60_000}
     with serving_api(Api(), options) as server, \
             server.peer('/api', receive_buffer=4096) as peer:
