@@ -5,7 +5,7 @@ import gc
 import os
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -14,6 +14,9 @@ pytest.register_assert_rewrite('tests.processes', 'tests.rawpeer',
 
 from .need import need as _need  # noqa: E402 (rewriting comes first)
 from .serving import wait_until  # noqa: E402
+
+if TYPE_CHECKING:
+    from .redis_server import RedisServer
 
 #: How long threads and sockets of a finished test may take to go: cheroot
 #: looks after idle connections twice a second.
@@ -26,6 +29,36 @@ _FAILED = pytest.StashKey[bool]()
 def need() -> Callable[[str], str]:
     """``need('chromium')``: its path, or the test skips; see need.py."""
     return _need
+
+
+@pytest.fixture(scope='module')
+def redis(need: Callable[[str], str]) -> Iterator[RedisServer]:
+    """A Redis for all tests of a module: not to be hurt."""
+    from .redis_server import redis_server      # what it needs may be missing
+    with redis_server(need('redis-server')) as server:
+        yield server
+
+
+@pytest.fixture
+def fragile(need: Callable[[str], str]) -> Iterator[RedisServer]:
+    """A Redis for one test, which may do with it what it likes."""
+    from .redis_server import redis_server
+    with redis_server(need('redis-server')) as server:
+        yield server
+
+
+class Clock:
+    """Seconds, as ``time.monotonic``; a test sets ``now``."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
 
 
 def pytest_configure(config: pytest.Config) -> None:

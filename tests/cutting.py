@@ -12,20 +12,29 @@ which is made once: the connection that follows is left whole, and goes to
 another server, if there is one: ``cutting(one.port, other.port)``.
 
     proxy.fall_silent()     # from now on nothing passes, no FIN either
+
+What is cut is called by either client: ``call_with_keys``, ``call_from_node``.
 """
 from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import re
 import select
 import socket
 import struct
+import subprocess
 import threading
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
-__all__ = ['Cut', 'Proxy', 'cutting']
+from cp_wsrpc import Client
+
+from .processes import ROOT
+
+__all__ = ['Cut', 'Proxy', 'call_from_node', 'call_with_keys', 'cutting']
 
 
 class Cut(NamedTuple):
@@ -182,3 +191,28 @@ def cutting(target_port: int, later_port: int | None = None, *,
         yield proxy
     finally:
         proxy.stop()
+
+
+def call_with_keys(urls: list[str], methods: Iterable[str]) -> list[Any]:
+    """What ``method(n)`` gives, each with a key, over the URL number n."""
+    def call(number: int, method: str) -> Any:
+        with Client(urls[number], reconnect_delay_s=0.001) as client:
+            return client.call(method, number, idempotency_key=True,
+                               timeout=20).result()
+
+    with ThreadPoolExecutor(8) as pool:
+        return list(pool.map(call, range(len(urls)),
+                             itertools.cycle(methods)))
+
+
+def call_from_node(need: Callable[[str], str], urls: list[str], *,
+                   key: bool = True, timeout: float) -> list[Any]:
+    """The same by the JavaScript client, of ``pay``; or an error's text."""
+    need('npm:ws')
+    done = subprocess.run(
+        [need('node'), 'cuts.mjs'], cwd=ROOT / 'tests' / 'js',
+        input=json.dumps({'urls': urls, 'method': 'pay', 'key': key}),
+        text=True, capture_output=True, timeout=timeout)
+    assert done.returncode == 0, done.stderr
+    results: list[Any] = json.loads(done.stdout)
+    return results

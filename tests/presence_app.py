@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from typing import Any
+from urllib.parse import quote
 
 import cherrypy
 
@@ -15,6 +16,11 @@ import cp_wsrpc
 from cp_wsrpc import redis_broker, redis_presence
 
 from tests.hasty import hasten
+
+
+def as_user(user: Any) -> str:
+    """The path at which one is that user; None: nobody."""
+    return '/api' if user is None else '/api?as=' + quote(json.dumps(user))
 
 
 class Api:

@@ -3,9 +3,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import time
-from urllib.parse import quote
 
 import cherrypy
 import pytest
@@ -17,7 +15,7 @@ from cp_wsrpc.errors import BrokerUnavailable
 
 from .attack import in_time
 from .need import need
-from .presence_app import CONFIG, TOPICS, Root
+from .presence_app import CONFIG, TOPICS, Root, as_user
 from .rawpeer import PeerClosed, RawPeer
 from .redis_server import redis_server
 from .serving import free_port, serving, spawn, wait_until
@@ -27,16 +25,6 @@ need('python:redis')
 from cp_wsrpc.redis_store import RedisStore, read_entry  # noqa: E402
 
 DICT = {'id': 7, 'name': 'grace'}
-
-
-def as_user(user):
-    return '/api' if user is None else '/api?as=' + quote(json.dumps(user))
-
-
-@pytest.fixture(scope='module')
-def redis(need):
-    with redis_server(need('redis-server')) as server:
-        yield server
 
 
 @pytest.fixture(scope='module')

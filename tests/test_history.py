@@ -20,18 +20,6 @@ from cp_wsrpc.history import (
 from .recovery_model import RULES, RecoveryModel, model_settings
 
 
-class Clock:
-    now = 100.0
-
-    def __call__(self):
-        return self.now
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
 def make(clock, topics=None, **options):
     return History(read_rules({'news': {}} if topics is None else topics),
                    clock=clock, **options)

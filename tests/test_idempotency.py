@@ -3,13 +3,10 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import itertools
 import json
 import os
 import random
-import subprocess
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import cherrypy
@@ -28,8 +25,7 @@ from cp_wsrpc.messages import NO_ID, Call
 
 from .apps import (Gate, recv_all, request, result, serving_api,
                    starting_quickly)
-from .cutting import Cut, cutting
-from .processes import ROOT
+from .cutting import Cut, call_from_node, call_with_keys, cutting
 from .scripted import scripted
 from .serving import serving, wait_until
 
@@ -127,18 +123,6 @@ def test_a_request_is_given_its_key():
 # -- the store ---------------------------------------------------------------
 
 
-class Clock:
-    now = 0.0
-
-    def __call__(self):
-        return self.now
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
 @pytest.fixture
 def store(clock):
     return MemoryKeyStore(clock)
@@ -200,7 +184,7 @@ def test_nobody_can_fill_it_and_what_is_full_refuses(
     assert not store.claim(a_key('0', scope), 'f').is_ours
     assert store.claim(a_key('0', 'user|/api|str:bob'), 'f').is_ours
     store.settle(a_key('0', scope), b'{"result":1}')
-    clock.now = 120.0
+    clock.now += 120.0
     assert store.claim(a_key('one more', scope), 'f').is_ours
 
 
@@ -223,7 +207,7 @@ def test_of_large_results_the_oldest_are_dropped_but_not_their_keys(
         store.watch(a_key(f'{n}'), heard.append)
     assert heard == [idempotency.DROPPED, b'x' * 45, b'x' * 45]
     assert outcome_of(reply_of(1, heard[0])) == heard[0]    # it has run
-    clock.now = 120.0
+    clock.now += 120.0
     for n in range(3):
         assert store.claim(a_key(f'{n}'), 'f').is_ours
     assert store._bytes == 0 and not store._outcomes
@@ -679,26 +663,13 @@ def room(monkeypatch):
 @pytest.mark.timeout(900 if FULL else 60)
 def test_the_python_client_has_one_effect_wherever_it_is_cut(till):
     with cut_site() as (proxy, urls):
-        methods = itertools.cycle(PAYS)
-
-        def call(number, method):
-            with Client(urls[number], reconnect_delay_s=0.001) as client:
-                return client.call(method, number, idempotency_key=True,
-                                   timeout=20).result()
-
-        with ThreadPoolExecutor(8) as pool:
-            results = list(pool.map(call, range(len(urls)), methods))
-        assert_one_effect_each(till, proxy, urls, results)
+        assert_one_effect_each(till, proxy, urls,
+                               call_with_keys(urls, PAYS))
 
 
 @pytest.mark.usefixtures('room')
 @pytest.mark.timeout(900 if FULL else 60)
 def test_the_javascript_client_has_one_effect_wherever_it_is_cut(till, need):
-    need('npm:ws')
     with cut_site() as (proxy, urls):
-        done = subprocess.run(
-            [need('node'), 'cuts.mjs'], cwd=ROOT / 'tests' / 'js',
-            input=json.dumps({'urls': urls, 'method': 'pay'}), text=True,
-            capture_output=True, timeout=600 if FULL else 60)
-        assert done.returncode == 0, done.stderr
-        assert_one_effect_each(till, proxy, urls, json.loads(done.stdout))
+        assert_one_effect_each(till, proxy, urls, call_from_node(
+            need, urls, timeout=600 if FULL else 60))

@@ -7,7 +7,6 @@ import json
 import signal
 import threading
 import time
-from urllib.parse import quote
 
 import cherrypy
 import pytest
@@ -22,7 +21,7 @@ from cp_wsrpc.presence import Change, Keeper, Presence, Present, Roster
 
 from .attack import in_time
 from .need import need
-from .presence_app import CONFIG, TOPICS, Root, expire_after
+from .presence_app import CONFIG, TOPICS, Root, as_user, expire_after
 from .rawpeer import CallFailed, RawPeer
 from .redis_server import redis_server
 from .serving import free_port, serving, spawn, wait_until
@@ -38,18 +37,6 @@ DICT = {'id': 7, 'name': 'grace'}
 
 
 # -- the roster --------------------------------------------------------------
-
-class Clock:
-    now = 100.0
-
-    def __call__(self):
-        return self.now
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
 
 @pytest.fixture
 def roster(clock):
@@ -164,16 +151,6 @@ def test_an_option_that_cannot_be_is_told(option):
 
 
 # -- one process, or three ---------------------------------------------------
-
-def as_user(user):
-    return '/api' if user is None else '/api?as=' + quote(json.dumps(user))
-
-
-@pytest.fixture(scope='module')
-def redis(need):
-    with redis_server(need('redis-server')) as server:
-        yield server
-
 
 @contextlib.contextmanager
 def process(url, expiry_s=EXPIRY_S):

@@ -95,20 +95,6 @@ def serve(redis):
                 'wsrpc.thread_pool': 4})
 
 
-@pytest.fixture(scope='module')
-def redis(need):
-    """Not to be hurt."""
-    with redis_server(need('redis-server')) as server:
-        yield server
-
-
-@pytest.fixture
-def fragile(need):
-    """For one test, which may do with it what it likes."""
-    with redis_server(need('redis-server')) as server:
-        yield server
-
-
 @pytest.fixture(autouse=True)
 def look_often(monkeypatch):
     """Whether an empty feed is still the same."""

@@ -8,10 +8,8 @@ import os
 import pickle
 import random
 import signal
-import subprocess
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import cherrypy
 import pytest
@@ -23,9 +21,9 @@ from cp_wsrpc.idempotency import Claim, Key
 
 from .apps import assert_sent_away, request, result, starting_quickly
 from .attack import in_time
-from .cutting import Cut, cutting
+from .cutting import Cut, call_from_node, call_with_keys, cutting
 from .need import need
-from .processes import ROOT, spawn
+from .processes import spawn
 from .rawpeer import CallFailed, RawPeer
 from .serving import free_port, serving, wait_until
 
@@ -35,24 +33,10 @@ import cp_wsrpc.redis_keys as redis_keys  # noqa: E402 (needs the package)
 from cp_wsrpc.redis_keys import ABANDONED, RedisKeyStore  # noqa: E402
 
 from . import keys_app  # noqa: E402
-from .redis_server import redis_server  # noqa: E402
 
 FULL = os.environ.get('WSRPC_FULL') == '1'
 KEY = Key('user|/api|str:ada', 'a-key-of-16-chars')
 ONE = b'{"result":1}'
-
-
-@pytest.fixture(scope='module')
-def redis(need):
-    """Not to be hurt."""
-    with redis_server(need('redis-server')) as server:
-        yield server
-
-
-@pytest.fixture
-def fragile(need):
-    with redis_server(need('redis-server')) as server:
-        yield server
 
 
 @pytest.fixture
@@ -616,28 +600,14 @@ def assert_one_effect_each(redis, proxy, urls, results):
 @pytest.mark.timeout(400 if FULL else 60)
 def test_the_python_client_has_one_effect_over_two_processes(fragile):
     with cut_sites(fragile) as (proxy, urls):
-        methods = itertools.cycle(['pay', 'pay_async', 'pay_here'])
-
-        def call(number, method):
-            with Client(urls[number], reconnect_delay_s=0.001) as client:
-                return client.call(method, number, idempotency_key=True,
-                                   timeout=20).result()
-
-        with ThreadPoolExecutor(8) as pool:
-            results = list(pool.map(call, range(len(urls)), methods))
-        assert_one_effect_each(fragile, proxy, urls, results)
+        assert_one_effect_each(fragile, proxy, urls, call_with_keys(
+            urls, ['pay', 'pay_async', 'pay_here']))
 
 
 @pytest.mark.usefixtures('room')
 @pytest.mark.timeout(400 if FULL else 60)
 def test_the_javascript_client_has_one_effect_over_two_processes(
         fragile, need):
-    need('npm:ws')
     with cut_sites(fragile) as (proxy, urls):
-        done = subprocess.run(
-            [need('node'), 'cuts.mjs'], cwd=ROOT / 'tests' / 'js',
-            input=json.dumps({'urls': urls, 'method': 'pay'}), text=True,
-            capture_output=True, timeout=380 if FULL else 60)
-        assert done.returncode == 0, done.stderr
-        assert_one_effect_each(fragile, proxy, urls,
-                               json.loads(done.stdout))
+        assert_one_effect_each(fragile, proxy, urls, call_from_node(
+            need, urls, timeout=380 if FULL else 60))

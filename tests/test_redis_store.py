@@ -11,13 +11,6 @@ need('python:redis')
 
 from cp_wsrpc.redis_store import RedisStore  # noqa: E402 (needs the package)
 
-from .redis_server import redis_server  # noqa: E402
-
-
-@pytest.fixture(scope='module')
-def server(need):
-    with redis_server(need('redis-server')) as server:
-        yield server
 
 
 class Store:
@@ -40,10 +33,10 @@ class Store:
 
 
 @pytest.mark.timeout(600)       # with WSRPC_FULL=1
-def test_redis_gives_the_verdicts_of_the_model(server):
+def test_redis_gives_the_verdicts_of_the_model(redis):
     class OverRedis(RecoveryModel):
         def open(self, clock):
-            return Store(server.url, clock)
+            return Store(redis.url, clock)
 
         def close(self):
             self.store.redis.close()

@@ -8,7 +8,7 @@ import pytest
 import cp_wsrpc
 from cp_wsrpc import RPCError, Route, expose, nonblocking
 
-from .apps import only_connection, request, result, serving_api
+from .apps import Gate, only_connection, request, result, serving_api
 
 FALSY = [0, '', False, [], {}, None, 0.0]
 
@@ -277,16 +277,18 @@ def test_dialects_may_be_mixed_on_one_connection(peer):
         assert speaker.take_call('f')[1] == [n]
 
 
+class Slow(Api):
+    def __init__(self, gate):
+        self.gate = gate
+
+    @expose
+    def hold(self):
+        return self.gate.enter()
+
+
 def test_calls_in_flight_are_answered_in_their_own_dialect():
-    from .apps import Gate
     gate = Gate()
-
-    class Slow(Api):
-        @expose
-        def hold(self):
-            return gate.enter()
-
-    with serving_api(Slow()) as server, server.peer('/api') as peer:
+    with serving_api(Slow(gate)) as server, server.peer('/api') as peer:
         one, two = Speaker(peer, 'wsrpc1'), Speaker(peer, 'wsrpc2')
         two.ids = itertools.count(101, 2)
         first = one.send_call('hold')
@@ -342,15 +344,8 @@ def test_a_message_that_is_no_json_gets_json_rpcs_answer(speaker):
 
 @pytest.mark.parametrize('dialect', ['jsonrpc', 'wsrpc1', 'wsrpc2'])
 def test_a_duplicate_serial_is_refused_in_its_dialect(dialect):
-    from .apps import Gate
     gate = Gate()
-
-    class Slow(Api):
-        @expose
-        def hold(self):
-            return gate.enter()
-
-    with serving_api(Slow()) as server, server.peer('/api') as peer:
+    with serving_api(Slow(gate)) as server, server.peer('/api') as peer:
         speaker = Speaker(peer, dialect)
         speaker.ids = itertools.repeat(3)
         speaker.send_call('hold')

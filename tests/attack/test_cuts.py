@@ -5,8 +5,6 @@ once, and who waits for it is told.  With a key, which has one effect:
 from __future__ import annotations
 
 import contextlib
-import json
-import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -15,8 +13,7 @@ from cp_wsrpc.client import Client
 from cp_wsrpc.errors import ConnectionLostError
 
 from ..apps import serving_api
-from ..cutting import cutting
-from ..processes import ROOT
+from ..cutting import call_from_node, cutting
 from ..test_idempotency import Till, cuts
 from . import FULL
 
@@ -66,11 +63,6 @@ def test_d10_the_python_client_runs_a_cut_call_once_at_most():
 
 @pytest.mark.timeout(900 if FULL else 60)
 def test_d10_the_javascript_client_runs_a_cut_call_once_at_most(need):
-    need('npm:ws')
     with cut_urls() as (till, urls):
-        done = subprocess.run(
-            [need('node'), 'cuts.mjs'], cwd=ROOT / 'tests' / 'js',
-            input=json.dumps({'urls': urls, 'method': 'pay', 'key': False}),
-            text=True, capture_output=True, timeout=600 if FULL else 60)
-        assert done.returncode == 0, done.stderr
-        assert_at_most_one_effect(till, json.loads(done.stdout))
+        assert_at_most_one_effect(till, call_from_node(
+            need, urls, key=False, timeout=600 if FULL else 60))
