@@ -8,13 +8,14 @@ import time
 from typing import Any
 
 from .server_process import cpu_s, memory_kib
-from .wire import (PING, PONG, TEXT, connect, masked_frame, request_of,
-                   split_frames)
+from .wire import PONG, TEXT, connect, masked_frame, request_of
 
 __all__ = ['measure_connect', 'measure_echo', 'measure_idle']
 
 #: Handshakes at a time, fewer than a CherryPy has threads.
 _AT_A_TIME = 8
+#: An empty ping of the server, and its answer.
+_PING, _PONG = b'\x89\x00', masked_frame(PONG, b'')
 
 
 class _Opening:
@@ -101,14 +102,22 @@ def _open(given: argparse.Namespace, poll: select.epoll, count: int
 
 def _answer_pings(poll: select.epoll, socks: dict[int, socket.socket],
                   seconds: float) -> int:
+    """Answer each at once; how many came.
+
+    With frames made beforehand, so that it is faster than the server's
+    pings: the pongs of a batch then wait for the server together.  Slower,
+    it woke the server for one after the other, 20 times for 100 pings.
+    """
+    buffer = bytearray(65536)
     pings = 0
     end = time.perf_counter() + seconds
     while (left := end - time.perf_counter()) > 0:
-        for fd, _ in poll.poll(left):
-            for opcode, payload, _ in split_frames(socks[fd].recv(65536)):
-                assert opcode == PING, (opcode, payload)
-                socks[fd].send(masked_frame(PONG, payload))
-                pings += 1
+        for fd, _ in poll.poll(left, len(socks)):
+            sock = socks[fd]
+            size = sock.recv_into(buffer)
+            assert buffer[:size] == _PING, buffer[:size]
+            sock.send(_PONG)
+            pings += 1
     return pings
 
 
