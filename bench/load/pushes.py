@@ -40,6 +40,11 @@ class Listeners:
             self.socks[sock.fileno()] = sock
             self.poll.register(sock.fileno(), select.EPOLLIN)
 
+    def await_first(self) -> None:
+        """Wait until something has come, and leave it there."""
+        if not self.poll.poll(10, 1):
+            raise TimeoutError('nothing was delivered')
+
     def await_bytes(self, wanted: int) -> None:
         """Read until ``wanted`` bytes have come, on all together."""
         socks, buffer, poll = self.socks, self.buffer, self.poll.poll
@@ -92,29 +97,36 @@ class Notify:
 
 
 def measure_pushes(given: argparse.Namespace) -> dict[str, Any]:
-    """Deliveries a second, ``burst`` pushes a request."""
+    """Deliveries a second, ``burst`` pushes a request.
+
+    ``first_ms``: from the request to the first delivery, on the average.
+    """
     listeners, notify = Listeners(given), Notify(given.port)
     size = listeners.check_first_push(notify)
     per_request = given.connections * given.burst
     _push(listeners, notify, given, size, given.warm_up)
     meter = Meter(given.pid)
-    requests, seconds = _push(listeners, notify, given, size, given.seconds)
+    requests, seconds, first_s = _push(listeners, notify, given, size,
+                                       given.seconds)
     used = meter.read(requests * per_request)
-    return {'per_s': requests * per_request / seconds, **used}
+    return {'per_s': requests * per_request / seconds,
+            'first_ms': first_s / requests * 1e3, **used}
 
 
 def _push(listeners: Listeners, notify: Notify, given: argparse.Namespace,
-          size: int, seconds: float) -> tuple[int, float]:
-    """(requests made, seconds they took)."""
-    requests, took = 0, 0.0
+          size: int, seconds: float) -> tuple[int, float, float]:
+    """(requests made, seconds they took, those to the first delivery)."""
+    requests, took, to_first = 0, 0.0, 0.0
     while took < seconds:
         begun = time.perf_counter()
         notify.begin(given.burst)
+        listeners.await_first()
+        to_first += time.perf_counter() - begun
         listeners.await_bytes(given.connections * given.burst * size)
         took += time.perf_counter() - begun
         notify.end()
         requests += 1
-    return requests, took
+    return requests, took, to_first
 
 
 def measure_publish(given: argparse.Namespace) -> dict[str, Any]:
