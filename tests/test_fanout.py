@@ -10,7 +10,7 @@ import pytest
 
 import cp_wsrpc
 from cp_wsrpc import expose
-from cp_wsrpc.fanout import once_each
+from cp_wsrpc.fanout import make_room, once_each
 from cp_wsrpc.frames import text_frame
 from cp_wsrpc.states import State
 
@@ -255,3 +255,20 @@ def test_no_worker_sends_by_itself_while_a_push_is_sent(server):
         assert [peer.recv_text() for _ in range(2)] == ['reply', 'push']
         assert waiting == [text_frame(b'reply')]
         assert pushes().senders == []
+
+
+def test_a_pause_of_a_push_tells_whether_another_thread_made_use_of_it():
+    assert not all(make_room() for _ in range(10))
+    ended = threading.Event()
+
+    def hunger():
+        while not ended.is_set():
+            pass
+
+    thread = threading.Thread(target=hunger)
+    thread.start()
+    try:
+        assert all(make_room() for _ in range(3))
+    finally:
+        ended.set()
+        thread.join()
