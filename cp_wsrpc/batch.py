@@ -13,7 +13,19 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+import msgspec
+
+from .dialects import JSONRPC
+from .errors import ResponseTooBig
+
 __all__ = ['BatchReply', 'Last']
+
+
+class _Reply(msgspec.Struct):
+    id: msgspec.Raw = msgspec.Raw(b'null')
+
+
+_decode_reply = msgspec.json.Decoder(_Reply).decode
 
 
 class Last(NamedTuple):
@@ -32,13 +44,22 @@ class BatchReply:
 
     ``add`` and ``forget``: any thread; ``put_last``: the loop's.
     ``post(run)`` has the loop run something.  ``_lock`` guards the rest.
+
+    ``max_bytes``: of the whole array, 4 MiB.  What does not fit in any more
+    becomes an error: each item alone may have as much as that, and 100 of
+    them went out as one message of 180 MB.
     """
 
-    __slots__ = ('_enqueue', '_last', '_left', '_lock', '_post', '_texts')
+    __slots__ = ('_enqueue', '_last', '_left', '_lock', '_max_bytes',
+                 '_post', '_texts', 'size')
 
     def __init__(self, expected: int,
                  post: Callable[[Callable[[], None]], object],
-                 enqueue: Callable[[bytes], object]) -> None:
+                 enqueue: Callable[[bytes], object],
+                 max_bytes: int = 4 << 20) -> None:
+        self._max_bytes = max_bytes
+        #: bytes of what is there of it
+        self.size = 0
         self._post = post
         self._enqueue = enqueue
         self._lock = threading.Lock()
@@ -48,7 +69,11 @@ class BatchReply:
 
     def add(self, text: bytes) -> bytes | None:
         """Take one item's reply; the whole array with the last one."""
+        # Without the lock: what several add at once is little beyond it.
+        if self.size + len(text) > self._max_bytes:
+            text = _too_big(text)
         with self._lock:
+            self.size += len(text)
             self._texts.append(text)
             self._left -= 1
             if self._left:
@@ -79,3 +104,10 @@ class BatchReply:
 
     def forget(self) -> None:
         """An item's call was dropped: so is the connection."""
+
+
+def _too_big(text: bytes) -> bytes:
+    """What answers in place of a reply, under the same id."""
+    error = ResponseTooBig('the results of this batch are too large together')
+    return JSONRPC.encode_failure(_decode_reply(text).id, error.code,
+                                  error.message)

@@ -78,6 +78,13 @@ class OutQueue:
         """Frames that came in since the socket began to refuse."""
         return len(self.behind) - self._grace
 
+    @property
+    def waiting_bytes(self) -> int:
+        """All that is to be sent still; the loop's thread."""
+        # Others append meanwhile: a copy is one step of the interpreter.
+        return (sum(map(len, self.frames.copy())) + sum(map(len, self.behind))
+                + len(self.unsent or b''))
+
     def send_all(self) -> Outcome:
         """Send what is in ``frames``, as much as the socket takes."""
         frames = self.frames

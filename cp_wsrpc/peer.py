@@ -313,7 +313,8 @@ class Peer(WebSocket):
     def _begin_batch(self, items: list[Any]) -> None:
         expected = sum(type(item) is Bad or (
             type(item) is Call and item.id is not NO_ID) for item in items)
-        reply = BatchReply(expected, self.io.post, self.enqueue)
+        reply = BatchReply(expected, self.io.post, self.enqueue,
+                           self.out_max_bytes)
         for item in items:
             if type(item) is Call:
                 item.batch = reply

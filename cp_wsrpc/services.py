@@ -23,6 +23,7 @@ may subscribe or publish) goes to the pool unless it is marked nonblocking.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -130,12 +131,14 @@ def _unsubscribe(peer: Peer, call: Call) -> None:
 
 
 def _publish(peer: Peer, call: Call) -> None:
-    params = decode_params(call, _Publication, '{"topic": ..., "data": ...}')
+    params = decode_params(call, _Publication, '{"topic": ..., "data": ...}',
+                           names=_ANY_NUMBER)
     if params.key is not None and len(params.key) > MAX_TOPIC_CHARS:
         raise InvalidRequest(
             f'a key has at most {MAX_TOPIC_CHARS} characters')
-    rule = peer.endpoint.options.publish.find(params.topic)
-    if rule is None or params.topic.startswith('rpc.'):
+    topic = checked_topic(params.topic)
+    rule = peer.endpoint.options.publish.find(topic)
+    if rule is None or topic.startswith('rpc.'):
         raise TopicRefused()
 
     def publish(_: Any) -> None:
@@ -144,9 +147,10 @@ def _publish(peer: Peer, call: Call) -> None:
         try:
             if not claim_in_turn(peer, call):
                 return
-            if rule is not True and not ask(call, rule, peer, params.topic):
+            if rule is not True and not ask(call, rule, peer, topic):
                 raise TopicRefused()
-            position = peer.hub.broker.publish(params.topic, params.data,
+            _check_numbers(params.data)
+            position = peer.hub.broker.publish(topic, params.data,
                                                params.key)
             text = call.dialect.encode_result(
                 call.id, position._asdict() if position else None)
@@ -158,13 +162,10 @@ def _publish(peer: Peer, call: Call) -> None:
 
 
 def _on(peer: Peer, call: Call) -> None:
-    names = _read_names(call)
+    names = _read_names(peer, call)
     # An rpc.off may come while the rules are asked, and takes its names out.
     call.args = wanted = dict.fromkeys(names)
     remaining = list(wanted)
-    limit = peer.endpoint.options.max_subscriptions
-    if len(remaining) > limit:      # before so many rules are asked
-        raise TooManySubscriptions(f'{limit} topics a connection are allowed')
 
     def join() -> tuple[bytes, ...]:
         joined: list[str] = []
@@ -193,18 +194,21 @@ def _on(peer: Peer, call: Call) -> None:
 
 
 def _off(peer: Peer, call: Call) -> None:
-    names = _read_names(call)
+    names = _read_names(peer, call)
+    # Those whose rules are being asked.
+    pending = [other for other in tuple(peer.conversation.running.values())
+               if other.name == 'rpc.on']
     send_result(peer, call, {
-        name: 'ok' if _drop_pending(peer, name)
+        name: 'ok' if _drop_pending(pending, name)
         | peer.hub.broker.unlisten(peer, name)
         else 'provided event is not subscribed' for name in names})
 
 
-def _drop_pending(peer: Peer, name: str) -> bool:
-    """Take a name out of every ``rpc.on`` whose rules are being asked."""
+def _drop_pending(pending: list[Call], name: str) -> bool:
+    """Take a name out of each of these ``rpc.on``."""
     dropped = False
-    for other in tuple(peer.conversation.running.values()):
-        if other.name == 'rpc.on' and name in other.args:
+    for other in pending:
+        if name in other.args:
             del other.args[name]
             dropped = True
     return dropped
@@ -226,8 +230,31 @@ class _Publication(msgspec.Struct):
     key: str | None = None
 
 
-def _read_names(call: Call) -> list[str]:
-    names: list[str] = decode_params(call, list[str], '[name, ...]')
+def _read_names(peer: Peer, call: Call) -> dict[str, None]:
+    """Each name once, in order; no more than one connection may hear."""
+    limit = peer.endpoint.options.max_subscriptions
+    names = dict.fromkeys(decode_params(call, list[str], '[name, ...]',
+                                        names=limit))
     if not names or any(len(n) > MAX_TOPIC_CHARS for n in names):
         raise InvalidParams(f'{call.name} takes [name, ...]')
+    if len(names) > limit:
+        raise TooManySubscriptions(f'{limit} topics a connection are allowed')
     return names
+
+
+def _check_numbers(data: msgspec.Raw) -> None:
+    """InvalidParams for numbers that are JSON, but cannot be read.
+
+    Who comes back gets all that he missed in one reply: one ``1e999`` in
+    the history would have made that unreadable to every Python client.
+    """
+    if _MAYBE_TOO_LARGE.search(data) is not None:
+        try:
+            msgspec.json.decode(data)
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise InvalidParams(f'data: {error}') from None
+
+
+#: An exponent, or so many digits, without which no number is.
+_MAYBE_TOO_LARGE = re.compile(rb'[eE]\+?[0-9]{3}|[0-9]{309}')
+_ANY_NUMBER = 1 << 30

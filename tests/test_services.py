@@ -50,6 +50,10 @@ ALL = {'subscribe': ['*'], 'publish': ['*']}
     ('rpc.publish', {'topic': 'a', 'data': 1, 'key': 5}, -32602, 'key'),
     ('rpc.publish', {'topic': 'a', 'data': 1, 'key': 'x' * 201}, -32600,
      '200'),
+    ('rpc.publish', {'topic': 'x' * 201, 'data': 1}, -32600, '200'),
+    ('rpc.subscribe', ['x'] * 2000, -32600, '4096 bytes'),
+    ('rpc.off', ['x'] * 200_000, -32600, '409600 bytes'),
+    ('rpc.off', [f'{n}' for n in range(101)], -32006, '100 topics'),
     ('rpc.on', [], -32602, 'name'), ('rpc.on', [1], -32602, 'name'),
     ('rpc.on', None, -32602, 'name'), ('rpc.off', {}, -32602, 'name'),
     ('rpc.nothing', None, -32601, 'not found'),
@@ -276,6 +280,45 @@ def test_the_default_is_a_hundred_topics():
         for n in range(100):
             peer.call('rpc.subscribe', [str(n)])
         assert failure_of(peer, 'rpc.subscribe', ['100'])[0] == -32006
+
+
+def test_a_number_that_no_subscriber_could_read_is_not_published():
+    with serving_api(Api(), ALL) as server, server.peer('/api') as peer:
+        for data, code in (('1e999', -32602), ('[{"a":-1E+400}]', -32602),
+                           ('["1e999",1e300]', None)):
+            peer.send_text(
+                '{"jsonrpc":"2.0","method":"rpc.publish","id":1,'
+                f'"params":{{"topic":"a","data":{data}}}}}')
+            assert peer.recv_json().get('error', {}).get('code') == code
+
+
+def test_what_was_missed_is_not_sent_a_hundred_times_over():
+    class Large:
+        @expose
+        def large(self):
+            return 'x' * 9_000
+
+    ask = request('rpc.subscribe', {'topic': 'kept', 'since': None})
+    with serving_api(Large(), {**ALL, 'out_max_bytes': 40_000}, engine={
+            'wsrpc.topics': {'kept': {}}}) as server, \
+            server.peer('/api') as peer:
+        peer.send_json(ask)
+        start = peer.recv_json()['result']['epoch']
+        cp_wsrpc.publish('kept', 'x' * 9_000)
+        peer.recv_json()
+        ask['params']['since'] = {'epoch': start, 'offset': 0}
+        peer.send_json([{**ask, 'id': id} for id in range(20)])
+        found = [said['result']['recovered'] for said in peer.recv_json()]
+        assert found.count(True) == 2 and found.count(False) == 18
+        peer.send_json(ask)         # all of that is sent
+        assert peer.recv_json()['result']['recovered'] is True
+        # Nor is any batch larger than one message may be.
+        peer.send_json([request('large', id=id) for id in range(20)])
+        replies = peer.recv_json()
+        assert {reply['id'] for reply in replies} == set(range(20))
+        codes = [reply['error']['code'] for reply in replies
+                 if 'error' in reply]
+        assert set(codes) == {-32008} and len(codes) >= 12
 
 
 def test_a_rule_that_waits_holds_only_its_own_call():
