@@ -44,6 +44,8 @@ log = logging.getLogger('cp_wsrpc.presence')
 MAX_LISTED = 100
 #: Changes that the backend is given in one step.
 BATCH = 100
+#: Times in the queue at which there is nothing to be told any more.
+_MAX_STALE = 1000
 RETRY_S = 0.5
 #: Together with a step of the backend below the 2 s of ``who``.
 TELLING_WAIT_S = 0.5
@@ -231,7 +233,18 @@ class Roster:
         assert self._lock.locked()
         if seat.due != due:
             seat.due = due
+            if len(self._queue) > 2 * len(self._seats) + _MAX_STALE:
+                # One who comes and goes all the time; 200 000 entries of
+                # him stood here within 3 s.
+                self._queue = [entry for entry in self._queue
+                               if self._is_next(entry)]
+                heapq.heapify(self._queue)
             heapq.heappush(self._queue, (due, next(self._numbers), whose))
+
+    def _is_next(self, entry: tuple[float, int, tuple[str, bytes]]) -> bool:
+        """Whether a seat waits for this time, and not for another."""
+        seat = self._seats.get(entry[2])
+        return seat is not None and seat.due == entry[0]
 
 
 class Keeper:

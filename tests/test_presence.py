@@ -49,6 +49,18 @@ def told(roster):
     return [change[1:] for change in changes]
 
 
+def test_who_comes_and_goes_all_the_time_does_not_fill_it(roster, clock):
+    for _ in range(5000):
+        clock.now += 0.001
+        roster.enter('room', b'"ada"', '#1')
+        roster.leave('room', b'"ada"', '#1', 30.0)
+    assert len(roster._queue) < 2000
+    roster.enter('room', b'"bob"', '#2')
+    assert told(roster) == [(b'"bob"', 1, ('n#2',))]
+    clock.now += 30
+    assert told(roster) == [] and roster.wait_s() is None
+
+
 def test_what_has_changed_is_taken_once(roster):
     assert roster.take() == [] and roster.wait_s() is None
     roster.enter('room', b'"ada"', '#1')
