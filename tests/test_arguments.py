@@ -1,6 +1,7 @@
 """The check of what a peer gives: JSON in, arguments or a sentence out."""
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import decimal
@@ -8,6 +9,7 @@ import enum
 import functools
 import json
 import logging
+import time
 import timeit
 import typing
 import uuid
@@ -310,6 +312,19 @@ def test_what_is_bound_can_be_called_and_the_rest_is_refused(
             bind(function, example.encode())
     else:
         function(*args, **kwargs)       # no TypeError: it fits
+
+
+def test_a_megabyte_that_does_not_fit_is_not_unpacked_to_say_so():
+    # 2 ms, and 80 in a server: on the loop, for nonblocking methods.
+    check = compile_bind(read_signature('add', add))
+    params = b'[[%s]]' % b','.join([b'[]'] * 340_000)
+    took_s = []
+    for work in (lambda: msgspec.json.decode(params), lambda: check(params)):
+        begun = time.thread_time()
+        with contextlib.suppress(InvalidParams):
+            work()
+        took_s.append(time.thread_time() - begun)
+    assert took_s[1] < took_s[0] / 2
 
 
 def test_the_way_of_most_calls_is_short():
