@@ -24,6 +24,7 @@ from .seats import end_turn
 from .strands import Strand
 
 if TYPE_CHECKING:
+    from .idempotency import Heard, Key, KeyStore
     from .registry import Method
 
 __all__ = ['Admission', 'refuse', 'refuse_start']
@@ -36,12 +37,16 @@ class Admission:
     given.
     """
 
-    __slots__ = ('_async_waiting', '_ended', '_in_order', '_tasks', 'held')
+    __slots__ = ('_async_waiting', '_in_order', '_tasks', 'has_ended',
+                 'held', 'joined')
 
     def __init__(self) -> None:
         #: until ``tools.wsrpc.opened`` has run; None: hold no call
         self.held: list[Call] | None = None
-        self._ended = False
+        self.has_ended = False
+        #: calls that wait for another of their key, and how they hear of it;
+        #: changed by any thread, one step of the interpreter each
+        self.joined: dict[Call, tuple[Key, Heard]] = {}
         self._tasks = 0                     # async calls that run
         self._async_waiting: list[Call] = []
         self._in_order: Strand | None = None
@@ -85,7 +90,7 @@ class Admission:
 
     def begin_again(self, call: Call) -> None:
         """It has waited for its key (``repeats``) and may begin now."""
-        if self._ended:
+        if self.has_ended:
             self.forget(call)
         else:
             call.connection.conversation.running.pop(call.id, None)
@@ -124,7 +129,7 @@ class Admission:
     def _start_here(self, call: Call) -> None:
         """Run a nonblocking or async method; all checks are passed."""
         peer = call.connection
-        if self._ended or peer.has_closed:
+        if self.has_ended or peer.has_closed:
             self.forget(call)
         elif call.method.kind == 'nonblocking':
             mine, stretch = peer.io.cell, peer.io.stretch
@@ -170,7 +175,7 @@ class Admission:
         strand.post(self._run_in_order, run, call)
 
     def _run_in_order(self, run: Callable[[Any], object], call: Call) -> None:
-        if self._ended or call.connection.has_closed:
+        if self.has_ended or call.connection.has_closed:
             self.forget(call)
         elif call.connection.hub.draining:
             refuse(call, GoingAway())
@@ -191,7 +196,7 @@ class Admission:
         call.connection.io.post(self._start_waiting, call)
 
     def _start_waiting(self, call: Call) -> None:
-        if self._ended or call.connection.has_closed:
+        if self.has_ended or call.connection.has_closed:
             self.forget(call)
         elif call.connection.hub.draining:
             end_turn(call)
@@ -201,10 +206,15 @@ class Admission:
 
     # -- the end -----------------------------------------------------------
 
-    def end(self) -> None:
+    def end(self, kept: KeyStore) -> None:
         """The connection has gone: no call of it is to begin."""
-        self._ended = True
+        self.has_ended = True
         self.held = None
+        # What they brought, up to 1 MiB each, would stay for as long as
+        # the call runs for which they wait.
+        for key, heard in list(self.joined.values()):
+            kept.unwatch(key, heard)
+        self.joined.clear()
 
     def take_waiting(self) -> list[Call]:
         """Take out the ``async`` calls that have not begun."""

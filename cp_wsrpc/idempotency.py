@@ -241,6 +241,9 @@ class KeyStore(Protocol):
         is free again.
         """
 
+    def unwatch(self, key: Key, heard: Heard) -> None:
+        """Forget one that watches; nothing if it does not any more."""
+
     def hear(self, text: bytes) -> None:
         """What another process's store has told all."""
 

@@ -35,7 +35,7 @@ class _Entry:
         self.fingerprint = fingerprint
         self.outcome: bytes | None = None
         self.until = 0.0
-        self.watchers: list[Heard] = []
+        self.watchers: dict[int, Heard] = {}    # by their id()
 
 
 class MemoryKeyStore:
@@ -97,12 +97,12 @@ class MemoryKeyStore:
         with self._lock:
             entry = self._entries[key]
             assert entry.outcome is None
-            watchers, entry.watchers = entry.watchers, []
+            watchers, entry.watchers = entry.watchers, {}
             if outcome is None:
                 self._forget(entry)
             else:
                 self._keep(entry, outcome)
-        for heard in watchers:
+        for heard in watchers.values():
             heard(outcome)
 
     def watch(self, key: Key, heard: Heard) -> None:
@@ -110,9 +110,15 @@ class MemoryKeyStore:
             entry = self._entries.get(key)
             outcome = entry.outcome if entry is not None else None
             if entry is not None and outcome is None:
-                entry.watchers.append(heard)
+                entry.watchers[id(heard)] = heard
                 return
         heard(outcome)
+
+    def unwatch(self, key: Key, heard: Heard) -> None:
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is not None:
+                entry.watchers.pop(id(heard), None)
 
     def _keep(self, entry: _Entry, outcome: bytes) -> None:
         assert self._lock.locked()

@@ -438,7 +438,7 @@ class Peer(WebSocket):
             f'the connection was closed ({code}'
             f'{": " + reason if reason else ""})'))
         self.hub.broker.leave(self)
-        self.admission.end()
+        self.admission.end(self.hub.kept)
         with self._close_lock:
             self._closed_with = (code, reason)
             on_close, self._on_close = self._on_close, []

@@ -121,7 +121,7 @@ class RedisKeyStore:
         # Outcomes on their way to Redis.
         self._unsettled: dict[str, bytes] = {}
         self._unsettled_bytes = 0
-        self._watchers: dict[str, list[Heard]] = {}
+        self._watchers: dict[str, dict[int, Heard]] = {}    # by their id()
         self._draining = self._stopping = False
         self._away_since: float | None = None
         self._beat_at = 0.0
@@ -146,7 +146,7 @@ class RedisKeyStore:
             self._draining = True
             watchers, self._watchers = self._watchers, {}
         for several in watchers.values():
-            for heard in several:
+            for heard in several.values():
                 heard(None)
 
     def stop(self, timeout_s: float) -> None:
@@ -175,7 +175,7 @@ class RedisKeyStore:
         member = _member_of(key)
         with self._changed:
             token, fingerprint = self._ours.pop(member)
-            watchers = self._watchers.pop(member, ())
+            watchers = self._watchers.pop(member, {})
             if outcome is not None:
                 # Without Redis they would be without a limit.
                 if self._unsettled_bytes > idempotency.MAX_BYTES:
@@ -184,7 +184,7 @@ class RedisKeyStore:
                 self._unsettled_bytes += len(outcome)
             self._jobs.append(_Settle(member, token, fingerprint, outcome))
             self._changed.notify()
-        for heard in watchers:
+        for heard in watchers.values():
             heard(outcome)
 
     def watch(self, key: Key, heard: Heard) -> None:
@@ -193,12 +193,20 @@ class RedisKeyStore:
             outcome = self._unsettled.get(member)
             waits = outcome is None and not self._draining
             if waits:
-                self._watchers.setdefault(member, []).append(heard)
+                self._watchers.setdefault(member, {})[id(heard)] = heard
                 # It may have been settled since the claim was refused.
                 self._jobs.append(_Look(member))
                 self._changed.notify()
         if not waits:
             heard(outcome)
+
+    def unwatch(self, key: Key, heard: Heard) -> None:
+        member = _member_of(key)
+        with self._changed:
+            several = self._watchers.get(member, {})
+            several.pop(id(heard), None)
+            if not several:
+                self._watchers.pop(member, None)
 
     def hear(self, text: bytes) -> None:
         """Another process has settled what somebody waits for."""
@@ -339,8 +347,8 @@ class RedisKeyStore:
 
     def _tell_watchers(self, member: str, outcome: bytes | None) -> None:
         with self._changed:
-            watchers = self._watchers.pop(member, ())
-        for heard in watchers:
+            watchers = self._watchers.pop(member, {})
+        for heard in watchers.values():
             heard(outcome)
 
     def _end_settle(self, job: _Settle) -> None:
@@ -367,7 +375,7 @@ class RedisKeyStore:
                 self._away_since = now
             jobs += self._jobs
             self._jobs.clear()
-            watchers: dict[str, list[Heard]] = {}
+            watchers: dict[str, dict[int, Heard]] = {}
             if now - self._away_since > LEASE_S:
                 watchers, self._watchers = self._watchers, {}
         if not self._stopping:
@@ -385,7 +393,7 @@ class RedisKeyStore:
             if type(job) is _Claim:
                 job.said(_away())
         for several in watchers.values():
-            for heard in several:
+            for heard in several.values():
                 heard(ABANDONED)
 
     def _leave(self) -> None:

@@ -127,13 +127,25 @@ def _begin_on_loop(peer: Peer, call: Call) -> Callable[[bool], None]:
 def _claim(peer: Peer, key: Key, call: Call,
            decided: Callable[[bool], object]) -> None:
     """Have the call begun, answered, or wait for who has its key."""
+    admission, store = peer.admission, peer.hub.kept
+
     def hear(outcome: bytes | None) -> None:
+        admission.joined.pop(call, None)
         if outcome is None:             # not executed: it is our turn
             peer.io.post(peer.admission.begin_again, call)
         else:
             peer.complete(call, reply_of(call.id, outcome))
 
     def refuse(error: BaseException) -> None:
+        admission.joined.pop(call, None)
         peer.complete(call, fail(call, error, ran=False))
 
-    begin_once(peer.hub.kept, key, call, decided, hear, refuse)
+    def said(begins: bool) -> None:
+        if begins:
+            admission.joined.pop(call, None)
+        elif admission.has_ended:   # maybe before the store watched
+            store.unwatch(key, hear)
+        decided(begins)
+
+    admission.joined[call] = key, hear
+    begin_once(store, key, call, said, hear, refuse)

@@ -316,6 +316,19 @@ def test_a_call_that_still_runs_is_joined_by_other_connections(till):
         assert till.paid == {5: 1, 6: 1}
 
 
+def test_who_has_joined_and_gone_is_forgotten(till):
+    with serving_api(Till()) as server, server.peer('/api') as first:
+        first.send_json(keyed('pay_slowly', [5]))
+        till.gate.wait_entered()
+        entry, = cherrypy.engine.wsrpc.hub.kept._entries.values()
+        with server.peer('/api') as second:
+            second.send_json(keyed('pay_slowly', [5]))
+            wait_until(lambda: len(entry.watchers) == 1)
+        wait_until(lambda: not entry.watchers)
+        till.gate.open('done')
+        assert first.recv_json() == result(1, 'done')
+
+
 def test_it_goes_on_when_its_connection_is_lost(till):
     with serving_api(Till()) as server:
         with server.peer('/api') as first:

@@ -127,12 +127,18 @@ def test_who_waits_hears_it_in_both_processes(processes, outcome):
     one, other = processes
     one.ask()
     heard = [process.watch() for process in (one, one, other)]
+    gone = []
+    hear = gone.append
+    for process in processes:
+        process.store.watch(KEY, hear)
+        process.store.unwatch(KEY, hear)
     one.settle(outcome)
     assert heard[:2] == [[outcome]] * 2
     wait_until(lambda: heard[2] == [outcome])
     late = other.watch()
     wait_until(lambda: late == [outcome])
     assert not one.store._watchers and not other.store._watchers
+    assert gone == []
 
 
 def test_what_is_told_through_the_feed_is_looked_at(processes):
