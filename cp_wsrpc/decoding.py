@@ -27,7 +27,7 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from .diagnosis import LARGE_BYTES, diagnose
-from .dialects import JSONRPC, WSRPC1, WSRPC2, Dialect
+from .dialects import JSONRPC, WSRPC1, WSRPC2
 from .errors import BatchTooLarge, InvalidRequest, RemoteError
 from .messages import (
     MAX_ID_CHARS,
@@ -113,7 +113,7 @@ def decode(text: bytes, max_depth: int = 100, max_batch: int = 100,
             return Call(NO_ID if id is UNSET else id, name,
                         message.params or None, JSONRPC,
                         message.meta or None)
-        return _decode_reply(message, JSONRPC, id, text)
+        return _decode_reply(message, id, text)
     if message.jsonrpc is not UNSET:
         return diagnose(text)
     if message.serial is not UNSET:
@@ -173,7 +173,7 @@ def _decode_item(text: bytes) -> Call | Result | Failure | Bad:
     return item
 
 
-def _decode_reply(message: _Jsonrpc2, dialect: Dialect, id: Any, text: bytes,
+def _decode_reply(message: _Jsonrpc2, id: Any, text: bytes,
                   ) -> Result | Failure | Bad:
     if message.method is UNSET and id is not UNSET:
         if message.error and message.error != Raw(b'null'):
@@ -204,7 +204,7 @@ def _decode_wsrpc2(message: _Any, text: bytes,
     if message.method is not UNSET:
         return Call(message.id, message.method,
                     _as_params(message.params), WSRPC2)
-    return _decode_reply(message, WSRPC2, message.id, text)
+    return _decode_reply(message, message.id, text)
 
 
 def _as_params(raw: Raw) -> Raw | bytes | None:

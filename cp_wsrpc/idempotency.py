@@ -149,10 +149,6 @@ class _Reply(msgspec.Struct):
     error: msgspec.Raw = msgspec.Raw()
 
 
-class _Executed(msgspec.Struct):
-    executed: Any = None
-
-
 class _Error(msgspec.Struct):
     data: Any = None
 
