@@ -198,8 +198,8 @@ class FanOut:
                             if is_alone else
                             self._queue(websockets, frame_for, touched))
                 except Exception:
-                    # A user that cannot be compared, say: this push is
-                    # lost for the rest, the others are not.
+                    # A fault of ours: this push is lost for the rest, the
+                    # others are not.
                     limited(log, 'push', logging.ERROR, 'a push failed',
                             exc_info=True)
                 if is_alone:

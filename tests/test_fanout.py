@@ -9,7 +9,7 @@ import cherrypy
 import pytest
 
 import cp_wsrpc
-from cp_wsrpc import expose
+from cp_wsrpc import expose, logs
 from cp_wsrpc.fanout import make_room, once_each
 from cp_wsrpc.frames import text_frame
 from cp_wsrpc.states import State
@@ -117,6 +117,21 @@ def test_several_pushes_that_wait_are_joined_for_each_socket(server):
             assert [each.recv_text() for _ in range(10)] == [
                 str(number) for number in range(10)]
         assert pushes().sent_frames == 0
+
+
+def test_a_push_that_fails_has_a_line_and_costs_no_other(server, caplog):
+    logs.limited.__self__._causes.clear()       # one line a second
+    peer, made = connect(server)
+    with peer:
+        def push_two():
+            push(b'lost', made, first=lambda: 1 / 0)
+            push(b'next', made)
+
+        cherrypy.engine.wsrpc.manager.post(push_two)
+        assert peer.recv_text() == 'next'
+    assert [(record.message, record.exc_info[0]) for record in caplog.records
+            if record.name == 'cp_wsrpc.fanout'] == [
+        ('a push failed', ZeroDivisionError)]
 
 
 def test_a_push_comes_after_what_its_publisher_has_sent_before(server):
