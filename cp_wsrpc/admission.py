@@ -113,7 +113,8 @@ class Admission:
         """Give a call to the thread of its method."""
         peer, method = call.connection, call.method
         if method.kind == 'pool':
-            peer.io.submit_soon(peer.lane, run_on_worker, call)
+            peer.io.submissions.append((peer.lane, run_on_worker, call))
+            peer.io.submit_soon()
             return
         if peer.must_ask_store or method.asks_on_pool:
             if not peer.lane.submit(self._check_on_worker, call):

@@ -27,7 +27,8 @@ from .current import cell
 if TYPE_CHECKING:
     from .messages import Call
 
-__all__ = ['Handshake', 'enter_thread', 'leave_thread', 'is_entered']
+__all__ = ['Handshake', 'enter_thread', 'is_entered', 'leave_thread',
+           'request_of_call']
 
 #: Dropped from what is kept: secrets that were for the handshake alone
 #: (pitfalls 11), and what only the upgrade itself needed.
@@ -238,18 +239,19 @@ def _response() -> Any:
     return scope.response
 
 
-_request_of_call = _LazyRequest()
+#: what ``cherrypy.request`` is in a thread that follows its calls
+request_of_call = _LazyRequest()
 _response_of_call = _LazyResponse()
 
 
 def enter_thread() -> None:
     """Give this thread a ``cherrypy.serving`` that follows its calls."""
-    cherrypy.serving.load(_request_of_call, _response_of_call)
+    cherrypy.serving.load(request_of_call, _response_of_call)
 
 
 def is_entered() -> bool:
     """False once code of the application has loaded something else."""
-    return cherrypy.serving.request is _request_of_call
+    return cherrypy.serving.request is request_of_call
 
 
 def leave_thread() -> None:

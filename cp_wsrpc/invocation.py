@@ -54,6 +54,8 @@ log = logging.getLogger('cp_wsrpc.invocation')
 
 _limiter = LineLimiter()
 _clock = time.monotonic
+_serving = cherrypy.serving
+_request_of_call = host_serving.request_of_call
 
 # -- the thread ------------------------------------------------------------
 
@@ -186,7 +188,7 @@ def run_on_worker(call: Call) -> None:
     """
     mine = cell.get()
     assert mine is not None
-    if not host_serving.is_entered():
+    if _serving.request is not _request_of_call:    # as is_entered()
         load_serving()          # code of the application had cleared it
     mine.call = call
     peer, method = call.connection, call.method

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from .coroutines import Done, Run
     from .messages import Call
     from .websocket import WebSocket
-    from .workers import Lane
+    from .taskqueue import Task
 
 __all__ = ['IOLoop']
 
@@ -131,8 +131,10 @@ class IOLoop:
         self._to_flush: deque[WebSocket] = deque()
         self._turns: deque[WebSocket] = deque()     # have more to handle
         self._in_turns = False
-        self._submissions: list[tuple[Lane, Callable[[Any], object],
-                                      Call]] = []
+        #: (lane, function, call): what the pool is given at the turn's end;
+        #: who appends calls :meth:`submit_soon`
+        self.submissions: list[Task] = []
+        self._is_submit_due = False
         self._ticked_at = 0.0
 
     def __len__(self) -> int:
@@ -182,6 +184,8 @@ class IOLoop:
         self._to_flush.clear()
         self._turns.clear()
         self._in_turns = False
+        self.submissions.clear()
+        self._is_submit_due = False
         self.pushes.forget_all()
         self.timers.begin(self.now())
         self._woken = False
@@ -394,24 +398,24 @@ class IOLoop:
             self._in_turns = True
             self.loop.call_soon(self._on_turns)
 
-    def submit_soon(self, lane: Lane, run: Callable[[Any], object],
-                    call: Call) -> None:
-        """Give a call to the pool at the end of this turn of the loop.
+    def submit_soon(self) -> None:
+        """Give ``submissions`` to the pool at the end of this turn.
 
         Put in one by one, calls wake a worker at each read, which then
         fights the loop for the interpreter; together, all that one turn
         has read, they wake it once.
         """
-        if not self._submissions and not self._readiness.in_turn:
+        if not self._is_submit_due and not self._readiness.in_turn:
             assert self.loop is not None
+            self._is_submit_due = True
             self.loop.call_soon(self._submit, context=self._context)
-        self._submissions.append((lane, run, call))
 
     def _submit(self) -> None:
-        if self._submissions:
-            submissions, self._submissions = self._submissions, []
-            pool = submissions[0][0].pool
-            for call in pool.submit_all(submissions):
+        self._is_submit_due = False
+        if self.submissions:
+            tasks = self.submissions[:]
+            self.submissions.clear()
+            for call in tasks[0][0].pool.submit_all(tasks):
                 refuse_start(call)
 
     def spawn(self, run: Run, call: Call, done: Done) -> None:

@@ -100,7 +100,7 @@ class Peer(WebSocket):
             self.max_in_flight,
             options.max_depth if self.dialect is JSONRPC else -1,
             self.lane, io.cell, io.stretch, self.out.frames.append,
-            self.framer.text_frame)
+            self.framer.text_frame, io.submissions.append)
 
     # -- for applications: any thread --------------------------------------
 
@@ -229,7 +229,8 @@ class Peer(WebSocket):
         one of many in a read 0.12 us of 1.7.
         """
         (io, methods, running, max_running, small_bytes, lane, mine,
-         stretch, put, text_frame) = self._kit
+         stretch, put, text_frame, submit) = self._kit
+        submits = False
         takes_calls = self.admission.held is None and not self.hub.draining
         takes_direct = takes_calls and self._takes_direct
         for item in items:
@@ -285,9 +286,12 @@ class Peer(WebSocket):
                 call.arrived = now = self.last_read
                 if method.timeout_s:
                     call.deadline = now + method.timeout_s
-                io.submit_soon(lane, run_on_worker, call)
+                submit((lane, run_on_worker, call))
+                submits = True
             else:
                 self.admission.begin(call)
+        if submits:
+            io.submit_soon()
         if stretch.method is not None:
             stretch.end()
 
@@ -409,7 +413,14 @@ class Peer(WebSocket):
         running = self.conversation.running
         running.pop(id, None)
         if running or hub.pool.has_waiting:
-            self.enqueue(self.framer.text_frame(text))
+            # As enqueue(), of which a call is 0.1 us of 2.8: it is open.
+            if not self.server_terminated:
+                out = self.out
+                out.frames.append(self.framer.text_frame(text))
+                self.direct = None
+                if not out.scheduled:
+                    out.scheduled = True
+                    self.io.flush_soon(self)
         else:
             self.send_alone(self.framer.text_frame(text))
         if self._noted_close is not None:

@@ -51,6 +51,10 @@ class TaskQueue:
         if self._resting and not self._waking:
             self._wake_one()
 
+    def put_unheard(self, task: Task) -> None:
+        """Put a task from a worker that gets one next: it wakes others."""
+        self._tasks.append(task)
+
     def put_all(self, tasks: Iterable[Task]) -> None:
         """Put several; they wake one worker, which wakes the next."""
         self._tasks.extend(tasks)

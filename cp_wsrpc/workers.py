@@ -138,7 +138,11 @@ class WorkerPool:
                     lane._taken += 1
                     admitted.append(task)
                     room -= 1
-                elif lane._park(task):
+                elif len(lane._parked) < lane._max_waiting:
+                    if lane._parked is _NOTHING:
+                        lane._parked = deque()
+                    lane._parked.append(task)
+                    self._parked += 1
                     room -= 1
                 else:
                     refused.append(task[2])
@@ -238,7 +242,8 @@ class WorkerPool:
         context = copy_context()
         bed = threading.Lock()
         bed.acquire()
-        get = queue.get
+        get, put = queue.get, queue.put_unheard
+        acquire, release = self.lock.acquire, self.lock.release
         try:
             while True:
                 task = get(bed)
@@ -260,7 +265,15 @@ class WorkerPool:
                     # fault of ours, and no reason to lose a worker.
                     log.exception('a task of the pool failed')
                 if lane is not None:
-                    lane.finish()
+                    # As lane._advance(), without calls: 0.2 us of 2.9.
+                    # None need be woken: this worker looks itself.
+                    acquire()
+                    if lane._parked and lane._taken <= lane._max_running:
+                        self._parked -= 1
+                        put(lane._parked.popleft())
+                    else:
+                        lane._taken -= 1
+                    release()
                 # An idle worker must not keep the last call's objects.
                 del task, lane, run, argument
                 lane_of_call[0] = None
@@ -279,6 +292,10 @@ class WorkerPool:
             log.exception('a thread hook of the pool failed')
 
 
+#: Most lanes never have one wait; a deque of their own is 760 bytes.
+_NOTHING: deque[Task] = deque(maxlen=0)
+
+
 class Lane:
     """The calls of one connection on their way into the pool.
 
@@ -294,27 +311,11 @@ class Lane:
         self._max_running = max(1, min(max_running, pool.size // 2))
         self._max_waiting = max_waiting
         self._taken = 0
-        self._parked: deque[Task] | None = None     # most never need it
+        self._parked = _NOTHING
 
     def submit(self, run: Callable[[Any], object], argument: Any) -> bool:
         """Have a worker call ``run(argument)``; False when full."""
         return not self.pool.submit_all([(self, run, argument)])
-
-    def _park(self, task: Task) -> bool:
-        """Have a call wait in the lane itself; False when that is full."""
-        assert self.pool.lock.locked()
-        if self._parked is None:
-            self._parked = deque()
-        elif len(self._parked) >= self._max_waiting:
-            return False
-        self._parked.append(task)
-        self.pool._parked += 1
-        return True
-
-    def finish(self) -> None:
-        """One call is done; called by the worker that ran it."""
-        with self.pool.lock:
-            self._advance()
 
     def clear(self) -> list[Any]:
         """Take out what waits in the lane; the arguments of it."""
@@ -343,4 +344,4 @@ class Lane:
     @property
     def waiting(self) -> int:
         """Calls that wait in the lane itself."""
-        return len(self._parked) if self._parked else 0
+        return len(self._parked)
