@@ -20,6 +20,7 @@ _Errors: TypeAlias = 'tuple[type[BaseException], ...]'
 
 _NOT_NOW: _Errors = ()
 _GONE: _Errors = ()
+_WRITE_FIRST: _Errors = (ssl.SSLWantWriteError,)
 try:
     from OpenSSL import SSL as _pyopenssl
 except ImportError:
@@ -27,6 +28,7 @@ except ImportError:
 else:
     _NOT_NOW = (_pyopenssl.WantReadError, _pyopenssl.WantWriteError)
     _GONE = (_pyopenssl.Error,)
+    _WRITE_FIRST += (_pyopenssl.WantWriteError,)
 
 __all__ = ['GONE', 'NOT_NOW', 'READ_BYTES', 'close_hard', 'half_close',
            'is_tls', 'read_all', 'read_some']
@@ -63,11 +65,18 @@ def read_all(sock: Any) -> tuple[bytes, bool, bool]:
 
     At most 64 records of 16 KiB; when more may wait, epoll will not say
     so: the caller comes back by itself.
+
+    Who asks for new keys (TLS 1.3) again and again and never reads the
+    answers, until one cannot be written, counts as gone: epoll would go on
+    to say that there is something to read, which is not read before that.
+    (One such peer kept the loop busy for good.)
     """
     parts: list[bytes] = []
     for _ in range(_MAX_RECORDS):
         try:
             data = sock.recv(16384)
+        except _WRITE_FIRST:
+            return b''.join(parts), True, False
         except NOT_NOW:
             return b''.join(parts), False, False
         except GONE:

@@ -1,7 +1,10 @@
 """Reads and writes on the three kinds of socket: real ones, both ends."""
 from __future__ import annotations
 
+import _ssl
 import contextlib
+import ctypes
+import itertools
 import socket
 import ssl
 import threading
@@ -103,6 +106,28 @@ def test_all_that_openssl_holds_is_read(kind):
             return b''.join(got) == text
 
         wait_until(complete)
+
+
+@TLS
+def test_who_asks_for_keys_and_reads_none_is_gone(kind):
+    """By OpenSSL itself, for the ssl module cannot ask for keys."""
+    openssl = ctypes.CDLL(_ssl.__file__)
+    with tls_pair(kind) as (ours, peer):
+        # It stands behind the head of the object and its socket.
+        its = ctypes.c_void_p(ctypes.c_void_p.from_address(
+            id(peer._sslobj) + object.__basicsize__ + 8).value)
+        assert openssl.SSL_version(its) == 0x304
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+        with socket.socket(fileno=socket.dup(ours.fileno())) as plain:
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        peer.settimeout(5)
+        rounds = itertools.count()
+        while not transport.read_all(ours)[1]:
+            assert openssl.SSL_key_update(its, 1) == 1
+            openssl.SSL_do_handshake(its)
+            peer.send(b'x')         # 32 in a row would be an error
+            assert next(rounds) < 20_000
+        assert next(rounds) > 100
 
 
 @TLS
