@@ -116,7 +116,7 @@ class FrameStream(Stream):      # type: ignore[misc]
     __slots__ = ('_cut_below', '_ended', '_frame', '_inflated', '_message',
                  '_rest', 'always_mask', 'expect_masking', 'failure',
                  'has_more', 'inflater', 'max_fragments',
-                 'max_message_bytes')
+                 'max_message_bytes', 'unfinished')
 
     # What ws4py's constructor would set, for its WebSocket to look at.
     message = None
@@ -137,18 +137,14 @@ class FrameStream(Stream):      # type: ignore[misc]
         self.inflater = inflater
         self.failure: ProtocolFailure | None = None
         self.has_more = False
+        #: a message or a frame has begun and is not complete
+        self.unfinished = False
         self._inflated = 0      # bytes, since feed() returned
         self._cut_below = min(126, max_message_bytes + 1)
         self._ended = False
         self._rest = b''
         self._frame: UnfinishedFrame | None = None
         self._message: UnfinishedMessage | None = None
-
-    @property
-    def unfinished(self) -> bool:
-        """Whether a message or a frame has begun and is not complete."""
-        return (self._message is not None or self._frame is not None
-                or self._rest != b'')
 
     def feed(self, data: bytes | memoryview) -> list[Any]:
         """Take what was read; return what it completed, in order.
@@ -195,6 +191,8 @@ class FrameStream(Stream):      # type: ignore[misc]
             self._end(failure.code, failure.reason)
         except UnicodeDecodeError:
             self._end(CloseCode.INVALID_DATA, 'invalid UTF-8')
+        self.unfinished = (self._message is not None
+                           or self._frame is not None or self._rest != b'')
         return found
 
     def _maybe_pause(self, data: bytes, pos: int, end: int,
@@ -428,7 +426,7 @@ class FrameStream(Stream):      # type: ignore[misc]
 
     def _release(self) -> None:
         self._ended = True
-        self.has_more = False
+        self.has_more = self.unfinished = False
         self._rest = b''
         self._frame = self._message = None
 

@@ -136,6 +136,7 @@ class IOLoop:
         self.submissions: list[Task] = []
         self._is_submit_due = False
         self._ticked_at = 0.0
+        self._looked_at = 0.0       # at the clock, in this turn
 
     def __len__(self) -> int:
         return len(self.websockets)
@@ -225,7 +226,8 @@ class IOLoop:
         load_serving()
         self._ticked_at = self.awake_since = self.now()
         readiness = self._readiness = Readiness(
-            loop, self._on_readable, self._on_writable, self._submit)
+            loop, self._on_readable, self._on_writable, self._begin_turn,
+            self._submit)
         coroutines = self._coroutines = Coroutines(
             loop, self._context, self.now, self._begin_step, self.note_time)
         loop.call_soon(ready.set)
@@ -426,13 +428,21 @@ class IOLoop:
     def _begin_step(self, name: str) -> None:
         self.doing = name
 
+    def _begin_turn(self) -> None:
+        self._looked_at = self.now()
+
     def _on_readable(self, websocket: WebSocket) -> None:
-        begun = self.now()
+        # One look at the clock for each read: where this one ends, the next
+        # one of the turn begins.
+        begun = self._looked_at
         try:
-            websocket.on_readable()
+            websocket.on_readable(begun)
         except BaseException:  # a fault of ours ends one socket
             self.fail(websocket)
-        self.note_time(begun)
+        self._looked_at = now = self.now()
+        if now - begun > SLOW_S:
+            self._log_slow(now - begun)
+        self.doing = ''
 
     def _on_turns(self) -> None:
         """Go on with some of those that have more: 10 ms, and a slice."""
@@ -456,13 +466,16 @@ class IOLoop:
 
     def note_time(self, begun: float) -> None:
         """Log it if what began then has held all sockets up."""
-        took = self.now() - begun
-        if took > SLOW_S:
-            limited(log, 'slow', logging.WARNING,
-                    '%s held the I/O loop for %.0f ms: while it runs, no '
-                    'socket is served; take nonblocking off, or await',
-                    self.doing or 'a message', took * 1000)
+        took_s = self.now() - begun
+        if took_s > SLOW_S:
+            self._log_slow(took_s)
         self.doing = ''
+
+    def _log_slow(self, took_s: float) -> None:
+        limited(log, 'slow', logging.WARNING,
+                '%s held the I/O loop for %.0f ms: while it runs, no '
+                'socket is served; take nonblocking off, or await',
+                self.doing or 'a message', took_s * 1000)
 
     # -- time -------------------------------------------------------------
 

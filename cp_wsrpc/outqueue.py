@@ -128,7 +128,8 @@ class OutQueue:
             if self.frames or self.unsent is not None \
                     or self.sock is None or type(self.frames) is _Sealed:
                 return NOT_TRIED
-            sent = self._send(frame, payload)
+            sent = (self._send_both(frame, payload) if payload
+                    else self._send(frame))
             self.sent_frames += 1
             if sent == len(frame) + len(payload):
                 return SENT
@@ -233,18 +234,29 @@ class OutQueue:
         self.behind = _NOTHING
         return sock
 
-    def _send(self, data: Any, payload: bytes = b'') -> int:
+    def _send(self, data: Any) -> int:
         """Bytes taken; -1: the connection is gone."""
         assert self.lock.locked()
         try:
-            sent = int(self.sock.sendmsg((data, payload)) if payload
-                       else self.sock.send(data))
-            self.sent_bytes += sent
-            return sent
+            sent: int = self.sock.send(data)
         except transport.NOT_NOW:
             return 0
         except transport.GONE:
             return -1
+        self.sent_bytes += sent
+        return sent
+
+    def _send_both(self, header: bytes, payload: bytes) -> int:
+        """The same, of two parts."""
+        assert self.lock.locked()
+        try:
+            sent: int = self.sock.sendmsg((header, payload))
+        except transport.NOT_NOW:
+            return 0
+        except transport.GONE:
+            return -1
+        self.sent_bytes += sent
+        return sent
 
     def _add_behind(self, frame: bytes) -> None:
         self.behind.append(frame)

@@ -76,15 +76,17 @@ class Readiness:
     ``on_readable(owner)`` and ``on_writable(owner)`` must not raise.  They
     run in a context of the socket's own, made when it is first watched.
     One that another in the same turn has unwatched is not called any more.
-    ``on_turn_end()`` is called when all of a turn have been told;
-    ``in_turn`` is True until then.
+    ``on_turn_begin()`` is called before the first of a turn is told,
+    ``on_turn_end()`` when all have been; ``in_turn`` is True in between.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop,
                  on_readable: Callable[[Any], object],
                  on_writable: Callable[[Any], object],
+                 on_turn_begin: Callable[[], object] = lambda: None,
                  on_turn_end: Callable[[], object] = lambda: None) -> None:
         self.in_turn = False
+        self._on_turn_begin = on_turn_begin
         self._on_turn_end = on_turn_end
         self._loop = loop
         self._on_readable = on_readable
@@ -136,6 +138,7 @@ class Readiness:
             if not ready:
                 break
             self.in_turn = True
+            self._on_turn_begin()
             for fd, happened in ready:
                 what = watched.get(fd)
                 if what is None:

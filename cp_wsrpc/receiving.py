@@ -56,8 +56,11 @@ class Receiver(Closer):
         #: the tick of the loop's timer wheel it stands in
         self.timer_tick: int | None = None
 
-    def on_readable(self) -> None:
-        """Read once, and handle every frame that is complete."""
+    def on_readable(self, now: float) -> None:
+        """Read once, and handle every frame that is complete.
+
+        ``now``: when the socket was found readable.
+        """
         if self.sock is None or self.stream.has_more:
             return      # on_turn() is for the latter
         ended = again = False
@@ -74,7 +77,7 @@ class Receiver(Closer):
                 data = b''
             ended = not data
         if data:
-            self._take(data)
+            self._take(data, now)
         if ended and not self.stream.has_more:      # it will end again
             self._finish(CloseCode.ABNORMAL, 'the peer went away')
         elif again and self._reading:
@@ -89,17 +92,17 @@ class Receiver(Closer):
         if not self._reading:
             return
         if self.stream.has_more:
-            self._take(b'')
+            self._take(b'', self.io.now())
         else:
-            self.on_readable()
+            self.on_readable(self.io.now())
 
     def _read_soon(self) -> None:
         if not self._read_due:
             self._read_due = True
             self.io.read_soon(self)
 
-    def _take(self, data: bytes | memoryview) -> None:
-        self.last_read = now = self.io.now()
+    def _take(self, data: bytes | memoryview, now: float) -> None:
+        self.last_read = now
         self.io.bytes_in += len(data)
         if self.state is LEAVING:
             return
@@ -228,7 +231,7 @@ class Receiver(Closer):
             if now >= due:
                 # A loop that was held may look at the time before it looks
                 # at its sockets (uvloop does): the answer may be there.
-                self.on_readable()
+                self.on_readable(self.io.now())
                 if self.last_read < self._pinged_at:
                     self.abort(CloseCode.ABNORMAL, 'no answer to a ping')
             return due

@@ -82,6 +82,8 @@ if TYPE_CHECKING:
 __all__ = ['Statistics', 'Stretch', 'Tallies', 'Tally', 'read_namespace',
            'tally_of']
 
+_clock = time.monotonic
+
 # logging.statistics['cp_wsrpc'], from the first start on.
 _namespace: dict[str, Any] = {'Enabled': True}
 
@@ -164,18 +166,22 @@ class Stretch:
 
     def begin(self, call: Call) -> None:
         """The next calls are of another method than those before."""
-        self.end()
-        self.method = call.method
+        if self._tally is not None:
+            self.end()
+        self.method = method = call.method
         self.calls = 0
-        self._tally = tally_of(call, self._tallies)
-        self._begun = time.monotonic()
+        try:
+            self._tally = self._tallies[method]
+        except KeyError:
+            self._tally = tally_of(call, self._tallies)
+        self._begun = _clock()
 
     def end(self) -> None:
         """No more of them follow in this read."""
         self.method = None
         tally, self._tally = self._tally, None
         if tally is not None:
-            tally.note(self.calls, time.monotonic() - self._begun)
+            tally.note(self.calls, _clock() - self._begun)
 
 
 class Statistics:

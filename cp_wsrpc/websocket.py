@@ -158,9 +158,10 @@ class WebSocket(Receiver):
         self._go_on_reading()
         early, self.early = self.early, b''
         if early and self.sock is not None:
-            self._take(early)
+            self._take(early, self.last_read)
         if self._is_secure and self.state is OPEN:
-            self.on_readable()      # OpenSSL may hold what epoll cannot see
+            # OpenSSL may hold what epoll cannot see.
+            self.on_readable(self.io.now())
 
     def on_opened(self) -> None:
         """The loop has taken the connection; ``peer`` has its own."""

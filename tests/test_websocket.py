@@ -244,7 +244,8 @@ def test_we_close_and_the_peer_answers(server):
 def test_both_close_at_once(server):
     peer, made = connect(server)
     io().post(made._begin_close, 4000, b'\x88\x02\x0f\xa0')
-    io().post(made._take, client_frame(CLOSE, close_body(4001)))
+    io().post(made._take, client_frame(CLOSE, close_body(4001)),
+              io().now())
     assert peer.recv_close() == (4000, '')
     assert peer.recv_eof() == b''
     peer.drop()
