@@ -142,6 +142,11 @@ class Inflater:
 
     def inflate(self, payload: bytes, limit: int) -> bytes:
         """Inflate one whole message, to at most ``limit`` (> 0) bytes."""
+        if not payload:
+            # What some make of an empty message, where RFC 7692 7.2.3.6
+            # has a byte 0.  With the tail of a message appended it would be
+            # a block that begins, and takes the next message for its rest.
+            return b''
         codec = self._codec or self._make_codec()
         try:
             inflated = codec.decode(

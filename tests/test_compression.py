@@ -17,7 +17,9 @@ import cherrypy
 import pytest
 from websockets.extensions.permessage_deflate import (
     ClientPerMessageDeflateFactory,
+    PerMessageDeflate,
 )
+from websockets.frames import Frame, Opcode
 from websockets.sync.client import connect
 
 import cp_wsrpc
@@ -283,6 +285,23 @@ def test_a_kept_context_begins_anew_after_a_streams_end():
     inflater = Inflater(15, keep_context=True)
     for payload in (b'one', b'two', WORDS):
         assert inflater.inflate(finished(payload), LIMIT) == payload
+
+
+@pytest.mark.parametrize('seed', range(5))
+def test_an_empty_payload_is_an_empty_message_and_spoils_no_context(seed):
+    rng = random.Random(seed)
+    codec = zlib.compressobj(wbits=-15)
+    oracle = PerMessageDeflate(False, False, 15, 15)
+    inflater = Inflater(15, keep_context=True)
+    for _ in range(40):
+        payload = rng.choice([b'', b'', b'x', WORDS, NOISE[:2500]])
+        data = codec.compress(payload) + codec.flush(zlib.Z_SYNC_FLUSH)
+        assert oracle.decode(Frame(Opcode.BINARY, data[:-4], rsv1=True)
+                             ).data == payload
+        if not payload and rng.random() < .5:
+            # Not as RFC 7692 7.2.3.6 has it, which the oracle can read.
+            assert inflater.inflate(b'', LIMIT) == b''
+        assert inflater.inflate(data[:-4], LIMIT) == payload
 
 
 # -- with the frames ------------------------------------------------------
