@@ -70,6 +70,12 @@ class _Broadcast(msgspec.Struct):
 _decode_broadcast = msgspec.json.Decoder(_Broadcast).decode
 
 
+def _check_size(size: int, limit: int) -> None:
+    if size > limit:
+        raise MessageTooBig(f'{size} bytes in one broadcast; {limit} are '
+                            'allowed')
+
+
 class Publishing:
     """The pushes of one run of the engine; any thread.
 
@@ -125,17 +131,16 @@ class Publishing:
                   endpoint: str | None, user: Any) -> None:
         """As :func:`cp_wsrpc.broadcast`."""
         if not self._broker.is_shared:
-            self._broadcast_here(name, args, endpoint, user)
+            self._broadcast_here(name, args, endpoint, user,
+                                 MAX_BROADCAST_BYTES)
             return
         text = encode_json({'name': name, 'args': args,
                             'endpoint': endpoint, 'user': user})
-        if len(text) > MAX_BROADCAST_BYTES:
-            raise MessageTooBig(f'{len(text)} bytes in one broadcast; '
-                                f'{MAX_BROADCAST_BYTES} are allowed')
+        _check_size(len(text), MAX_BROADCAST_BYTES)
         self.tell('broadcast', text)
 
     def _broadcast_here(self, name: str, args: tuple[Any, ...],
-                        endpoint: str | None, user: Any) -> None:
+                        endpoint: str | None, user: Any, limit: int) -> None:
         def build(dialect: Dialect, framer: Framer) -> bytes:
             id = NO_ID if dialect.has_notifications else next(server_ids)
             return framer.text_frame(dialect.encode_call(id, name, args))
@@ -144,9 +149,7 @@ class Publishing:
         # Encoded here for most peers, so that what is no JSON is told to
         # the caller, not to the log.
         size = len(frame_for(JSONRPC, frames))
-        if size > MAX_BROADCAST_BYTES:
-            raise MessageTooBig(f'{size} bytes in one broadcast; '
-                                f'{MAX_BROADCAST_BYTES} are allowed')
+        _check_size(size, limit)
         target = None if user is None else Target(user)
         self._io.fan_out(
             lambda: [(self._peers(endpoint, target), frame_for)], size)
@@ -203,7 +206,8 @@ class Publishing:
             self._kept.hear(text)
         elif what == 'broadcast':
             said = _decode_broadcast(text)
+            # The call is a few bytes longer than what was let in as such.
             self._broadcast_here(said.name, tuple(said.args), said.endpoint,
-                                 said.user)
+                                 said.user, MAX_BROADCAST_BYTES + 100)
         else:
             self.audience.hear(what, text)

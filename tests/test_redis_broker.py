@@ -220,6 +220,17 @@ def test_a_broadcast_reaches_one_user_alone(server):
             cp_wsrpc.broadcast('for', object())
 
 
+def test_what_the_publisher_may_broadcast_no_reader_skips(server):
+    with server.peer('/api') as peer:
+        peer.call('rpc.ping')
+        around = len(b'{"name":"n","args":[""],"endpoint":null,"user":null}')
+        largest = 'x' * ((4 << 20) - around)
+        with pytest.raises(cp_wsrpc.MessageTooBig):
+            cp_wsrpc.broadcast('n', largest + 'x')
+        cp_wsrpc.broadcast('n', largest)
+        assert peer.recv_json()['params'] == [largest]
+
+
 def test_who_joins_amid_a_storm_has_every_event_once(server):
     go_on = threading.Event()
     start = cp_wsrpc.publish('nstorm', None)
