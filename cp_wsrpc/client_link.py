@@ -37,6 +37,7 @@ from .backoff import Backoff
 from .client_socket import ClientSocket
 from .conversation import blocking
 from .errors import CloseCode, ConnectionLostError, WrongThread
+from .logs import escape
 
 __all__ = ['Link', 'LinkOwner', 'LinkState']
 
@@ -363,7 +364,7 @@ class Link:
         self._forget_connection()
         delay_s = self._backoff.after_close(code, held_s)
         text = f'the connection was closed ({int(code)}' \
-               f'{": " + reason if reason else ""})'
+               f'{": " + escape(reason) if reason else ""})'
         log.info('%s%s', text, '' if delay_s is None
                  else f'; trying again in {delay_s:.1f} s')
         if delay_s is not None:

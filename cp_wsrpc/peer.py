@@ -472,7 +472,7 @@ class Peer(WebSocket):
         """Fail what waits, forget what waits for the pool, tell all."""
         self.conversation.close(ConnectionLostError(
             f'the connection was closed ({code}'
-            f'{": " + reason if reason else ""})'))
+            f'{": " + escape(reason) if reason else ""})'))
         self.hub.broker.leave(self)
         self.admission.end(self.hub.kept)
         with self._close_lock:

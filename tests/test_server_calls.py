@@ -221,6 +221,24 @@ def test_a_callback_that_raises_is_logged_and_harms_nothing():
         assert 'f of' in line
 
 
+def test_the_reason_of_a_close_writes_no_line_of_its_own_into_the_log():
+    class Api:
+        @expose
+        def ask(self):
+            cp_wsrpc.connection.call(
+                'f', callback=lambda reply: reply.result())
+
+    with serving_api(Api()) as server:
+        with server.peer('/api') as peer:
+            peer.send_json(request('ask'))
+            for _ in range(2):
+                peer.recv_json()
+            peer.close(1000, 'bye\r\nFAKE \x1b[31m')
+        line, = wait_until(lambda: server.logged('ConnectionLostError: '))
+        assert r'bye\r\nFAKE \x1b[31m' in line
+        assert '\x1b' not in line and '\nFAKE' not in line
+
+
 @pytest.mark.parametrize('where', ['result', 'call'])
 def test_an_answer_that_does_not_come_is_a_timeout(where):
     class Api:
