@@ -233,13 +233,14 @@ class Peer(WebSocket):
         submits = False
         takes_calls = self.admission.held is None and not self.hub.draining
         takes_direct = takes_calls and self._takes_direct
+        self.messages_in += len(items)
         for item in items:
             if type(item) is not bytes:
+                self.messages_in -= 1
                 self._on_frame(item)
                 continue
             if self.server_terminated:
                 continue            # no answer to it could be sent
-            self.messages_in += 1
             try:
                 call = (decode_call(item) if len(item) <= small_bytes
                         else self._decode(item))
