@@ -106,10 +106,10 @@ class Receiver(Closer):
         self.io.bytes_in += len(data)
         if self.state is LEAVING:
             return
-        stream = self.stream
+        stream, out = self.stream, self.out
         items = stream.feed(data)
         # What the messages make us send goes out below, in one piece.
-        self.out.scheduled = True
+        out.scheduled = True
         if items:
             self.on_items(items)
         if stream.unfinished:
@@ -120,8 +120,8 @@ class Receiver(Closer):
             self.end_after_hooks(partial(
                 self._fail, stream.failure.code, stream.failure.reason))
         # Cleared before the look: who appends after it flushes himself.
-        self.out.scheduled = False
-        if self.out.frames and self.state is not CLOSED:
+        out.scheduled = False
+        if out.frames and self.state is not CLOSED:
             self.flush()
         if stream.has_more and self._reading:
             self._read_soon()
