@@ -279,7 +279,15 @@ class Overloaded(NotSent):
 
 
 class BrokerUnavailable(NotSent):
-    """The broker (Redis) did not answer in time."""
+    """The broker (Redis) did not answer in time.
+
+    ``maybe_executed``: False when it has not been asked at all.
+    """
+
+    def __init__(self, message: str = '', *, maybe_executed: bool = True,
+                 ) -> None:
+        super().__init__(message)
+        self.maybe_executed = maybe_executed
 
 
 class NoConnection(WsrpcError, LookupError, AttributeError):

@@ -115,11 +115,12 @@ class RedisBackend:
         """Not to let every thread of the pool wait for the same."""
         since = self._away_since
         if self._reader is None:
-            raise BrokerUnavailable('the engine does not run')
+            raise BrokerUnavailable('the engine does not run',
+                                    maybe_executed=False)
         if since is not None:
             raise BrokerUnavailable(
                 f'Redis has not answered for {time.monotonic() - since:.1f} '
-                's')
+                's', maybe_executed=False)
 
     def note_failure(self) -> None:
         """It has not answered; the reader, which comes back, will say."""

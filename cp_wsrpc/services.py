@@ -31,8 +31,8 @@ import msgspec
 
 from .batch import Last
 from .errors import (BrokerUnavailable, Busy, InvalidParams, InvalidRequest,
-                     MethodNotFound, ResponseTooBig, TooManySubscriptions,
-                     TopicRefused)
+                     MethodNotFound, Overloaded, ResponseTooBig, RPCError,
+                     TooManySubscriptions, TopicRefused)
 from .history import PRESENCE
 from .invocation import ask, check_session, fail
 from .joining import subscribe
@@ -154,11 +154,24 @@ def _publish(peer: Peer, call: Call) -> None:
                                                params.key)
             text = call.dialect.encode_result(
                 call.id, position._asdict() if position else None)
+        except (BrokerUnavailable, Overloaded) as error:
+            limited(log, 'no broker', logging.WARNING,
+                    '%s cannot publish on %s: %s', peer.id, escape(topic),
+                    escape(error))
+            text = fail(call, _busy_for(error))
         except BaseException as error:  # one reply, whatever the backend did
             text = fail(call, error)
         peer.complete(call, text)
 
     peer.admission.submit_in_order(publish, call)
+
+
+def _busy_for(error: BrokerUnavailable | Overloaded) -> RPCError:
+    """Busy; of what may have been published, no word that it was not."""
+    if isinstance(error, Overloaded) or not error.maybe_executed:
+        return Busy('the broker cannot be reached, or is far behind')
+    return RPCError(Busy.code, 'the broker has not answered: perhaps it was '
+                    'published, perhaps not', {'maybeExecuted': True})
 
 
 def _on(peer: Peer, call: Call) -> None:

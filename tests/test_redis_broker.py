@@ -90,7 +90,8 @@ TOPICS = {'n*': {}, 'mouse': {'mode': 'volatile'}}
 def serve(redis):
     return serving(
         Root(), {'/api': {'tools.wsrpc.on': True,
-                          'tools.wsrpc.subscribe': ['*']}},
+                          'tools.wsrpc.subscribe': ['*'],
+                          'tools.wsrpc.publish': ['news']}},
         engine={'wsrpc.broker': redis.url, 'wsrpc.topics': TOPICS,
                 'wsrpc.thread_pool': 4})
 
@@ -124,6 +125,12 @@ def event_of(peer):
         assert params['recovered'] is False
         return 'lost', params['offset']
     return params['offset'], params['result']
+
+
+def refusal_of_publish(peer):
+    with pytest.raises(CallFailed) as caught:
+        peer.call('rpc.publish', {'topic': 'news', 'data': 1})
+    return caught.value.code, caught.value.data
 
 
 def publish_when_it_is_back(topic, data):
@@ -212,6 +219,7 @@ def test_a_position_is_redis_to_tell(fragile):
 
 def test_a_broadcast_reaches_one_user_alone(server):
     with server.peer('/api') as peer:
+        peer.call('rpc.ping')       # the loop has it
         cp_wsrpc.broadcast('for', 1, user='ada')
         cp_wsrpc.broadcast('for', 2, endpoint='/other')
         cp_wsrpc.broadcast('for', 3, endpoint='/api')
@@ -560,6 +568,8 @@ def test_a_redis_without_memory(fragile):
             cp_wsrpc.publish('news', 'no')
         with pytest.raises(BrokerUnavailable, match='OutOfMemory'):
             cp_wsrpc.broadcast('no')
+        assert refusal_of_publish(peer) == (
+            -32009, {'maybeExecuted': True})    # so it is not tried again
         assert peer.call('add', [1, 2]) == 3
         with server.peer('/api') as other:
             assert subscribe(other, 'news')['offset'] == 0
@@ -826,6 +836,8 @@ def test_a_server_starts_without_its_redis_and_finds_it_later(need):
             assert peer.call('add', [1, 2]) == 3
             with pytest.raises(BrokerUnavailable):
                 cp_wsrpc.publish('news', 1)
+            assert refusal_of_publish(peer) == (
+                -32009, {'retryable': True, 'executed': False})
             redis.start()
             assert publish_when_it_is_back('news', 1).offset == 1
 
