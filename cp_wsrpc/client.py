@@ -10,11 +10,11 @@
         client.subscribe('news', print)
         client.wait()
 
-Reads the texts that ``client_link`` brings from whatever connection there
-is, and writes to it.  ``client_calls`` keeps the calls, ``client_topics``
-the subscriptions, ``client_routes`` what the server may call.  Any number
-of threads may use one client; a call goes out in the thread that makes it,
-and its answer is decoded in the thread that reads it.
+The parts and the contracts: ``client_link`` has whatever connection there
+is, ``client_outbox`` the calls, ``client_inbox`` what comes back,
+``client_subscriptions`` the topics, ``client_routes`` what the server may
+call.  Any number of threads may use one client; a call goes out in the
+thread that makes it, and its answer is decoded in the thread that reads it.
 
 It is longer than a module should be: half of it are the contracts of what
 applications call.
@@ -32,6 +32,7 @@ from typing import Any, Literal, TypeVar, overload
 from .backoff import Backoff
 from .client_handshake import (HandshakeError, basic_auth, header_list,
                                parse_url)
+from .client_inbox import Inbox
 from .client_link import Link, LinkState
 from .client_outbox import Outbox, closed_error
 from .client_routes import Routes, in_thread_of
@@ -39,29 +40,15 @@ from .client_socket import ClientSocket
 from .client_subscriptions import Subscriptions
 from .client_topics import Listener, Publication
 from .conversation import PendingReply
-from .decoding import decode
-from .dialects import JSONRPC
-from .errors import (CallTimeout, CloseCode, ConnectionLostError,
-                     ParseError)
+from .errors import CallTimeout, ConnectionLostError
 from .frame_rules import check_close_code
 from .idempotency import check_key
-from .logs import escape, limited
-from .messages import NO_ID, Batch, Call, Failure, Result
 
 __all__ = ['Client', 'HandshakeError', 'PendingReply', 'Publication']
 
 log = logging.getLogger('cp_wsrpc.client')
 
 T = TypeVar('T', bound=Callable[..., Any])
-
-#: Answers that wait behind a server that asks and does not read.
-MAX_ANSWERS = 1024
-#: Seconds that ``on_connect`` waits for ``on_close`` of the connection
-#: before, which may itself wait for a call, and that for ``on_connect``.
-ON_CLOSE_WAIT_S = 1.0
-#: msgspec has a limit of its own; what a server sends may be deep.
-_ANY_DEPTH = 1 << 62
-
 
 class Client:
     """One endpoint, over whatever connections there will be.
@@ -97,9 +84,7 @@ class Client:
 
     Raises ValueError for a URL, header or ``auth`` that cannot be.
 
-    Every method may be called from any thread, but those named ``on_``
-    something, which are :class:`~cp_wsrpc.client_link.LinkOwner`'s (the
-    public ``on_close`` aside).  ``_lock`` guards ``_link``.
+    Every method may be called from any thread.  ``_lock`` guards ``_link``.
     """
 
     def __init__(self, url: str,
@@ -124,21 +109,19 @@ class Client:
             ClientSocket, url, sent,
             ssl_context=ssl_context, connect_timeout_s=connect_timeout_s,
             max_message_bytes=max_message_bytes, compression=compression)
-        self._on_connect = on_connect
-        self._on_close: list[Callable[[int, str], object]] = []
-        #: set when those have run for the last connection; link's thread
-        self._told_closed: threading.Event | None = None
-        self.backoff = Backoff(reconnect_delay_s)
-        self._make_link = functools.partial(
-            Link, self, self._make_socket, self.backoff, ping_interval_s,
-            ping_timeout_s)
-        self._lock = threading.Lock()
-        self._link: Link | None = None
-        self._closed = False
         self._outbox = Outbox()
         self._routes = Routes(self, threads)
         self._topics = Subscriptions(self._routes, self._outbox.request,
                                      self._call_later)
+        self._inbox = Inbox(
+            self.url, self._outbox, self._routes, self._topics,
+            on_connect and functools.partial(on_connect, self))
+        self.backoff = Backoff(reconnect_delay_s)
+        self._make_link = functools.partial(
+            Link, self._inbox, self._make_socket, self.backoff,
+            ping_interval_s, ping_timeout_s)
+        self._lock = threading.Lock()
+        self._link: Link | None = None
 
     def __repr__(self) -> str:
         return f'<Client {self.url} {self.state}>'
@@ -148,7 +131,7 @@ class Client:
     @property
     def state(self) -> str:
         """'new', 'connecting', 'open', 'waiting' or 'closed'."""
-        if self._closed:
+        if self._inbox.ended:
             return 'closed'
         link = self._link
         return 'new' if link is None else link.state.value
@@ -156,7 +139,7 @@ class Client:
     @property
     def is_closed(self) -> bool:
         """Whether it has ended for good; ``connect`` begins anew."""
-        return self._closed
+        return self._inbox.ended
 
     @property
     def is_connected(self) -> bool:
@@ -186,10 +169,10 @@ class Client:
 
     def _begin(self) -> None:
         assert self._lock.locked()
-        again, self._closed = self._closed, False
+        again, self._inbox.ended = self._inbox.ended, False
         self.backoff.reset()
         self._routes.open()
-        link = self._link = self._make_link()
+        link = self._link = self._inbox.link = self._make_link()
         self._outbox.begin(link, again)
         link.start()
 
@@ -241,7 +224,7 @@ class Client:
         with self._lock:
             link = self._link
             if link is None:
-                self.on_end(None)
+                self._inbox.on_end(None)
             else:
                 link.stop(code, reason)
         if not in_thread_of(self):
@@ -263,7 +246,7 @@ class Client:
         Before ``on_connect`` of the next one, unless it takes over a
         second; whatever listeners are still at.
         """
-        self._on_close.append(function)
+        self._inbox.close_functions.append(function)
 
     # -- calling -----------------------------------------------------------
 
@@ -401,124 +384,6 @@ class Client:
                     *args: Any) -> None:
         if self._link is not None:
             self._link.call_later(delay_s, function, *args)
-
-    # -- the link's: connections -------------------------------------------
-
-    def on_open(self, ws: ClientSocket) -> None:
-        self._outbox.opened()
-        if self._on_connect is None:
-            self._greeted(ws)
-        else:
-            # Not after the events: a listener may wait for a call, which
-            # waits for this.
-            self._routes.post_apart('on_connect', self._greet, ws,
-                                    self._told_closed)
-
-    def _greet(self, ws: ClientSocket,
-               told_closed: threading.Event | None) -> None:
-        assert self._on_connect is not None
-        if told_closed is not None:
-            # Not for long: such a function may wait for a call, too.
-            told_closed.wait(ON_CLOSE_WAIT_S)
-        try:
-            with self._outbox.greeting(ws):
-                self._on_connect(self)
-        finally:
-            if self._link is not None:
-                self._link.post(self._greeted, ws)
-
-    def _greeted(self, ws: ClientSocket) -> None:
-        """The queue, then the topics."""
-        if self._link is not None and self._link.ws is ws:
-            self._outbox.greeted(ws)
-            self._topics.open(ws)
-
-    def on_paused(self, ws: ClientSocket) -> None:
-        self._outbox.pause()
-
-    def on_resumed(self, ws: ClientSocket) -> None:
-        self._outbox.resume(ws)
-
-    def on_lost(self, code: int, reason: str) -> None:
-        self._topics.lost()
-        self._outbox.lost(f'the connection was lost ({int(code)}'
-                          f'{": " + escape(reason) if reason else ""})')
-        self._tell_closed(code, reason)
-
-    def on_failed(self, error: ConnectionLostError) -> None:
-        self._outbox.failed(error)
-
-    def on_end(self, error: ConnectionLostError | None) -> None:
-        self._closed = True
-        self._outbox.end(error)
-        if isinstance(error, HandshakeError):
-            self._tell_closed(
-                CloseCode.FORBIDDEN if error.status in (403, 404)
-                else CloseCode.UNAUTHORIZED, str(error))
-        self._routes.retire()
-
-    def _tell_closed(self, code: int, reason: str) -> None:
-        functions = list(self._on_close)
-        for function in functions:
-            self._routes.post_closing('on_close', function, int(code), reason)
-        if functions:
-            self._told_closed = told = threading.Event()
-            self._routes.post_closing('on_close', told.set)
-
-    # -- the link's: what the server says ----------------------------------
-
-    def on_text(self, ws: ClientSocket, text: bytes) -> None:
-        message = decode(text, _ANY_DEPTH)
-        kind = type(message)
-        if kind is Result or kind is Failure:
-            self._outbox.settle(message)        # type: ignore[arg-type]
-        elif type(message) is Batch:
-            for item in message.items:
-                self._take(ws, item, len(text))
-        else:
-            self._take(ws, message, len(text))
-
-    def _take(self, ws: ClientSocket, message: Any, size: int) -> None:
-        kind = type(message)
-        if kind is Result or kind is Failure:
-            self._outbox.settle(message)
-        elif kind is Call:
-            if message.name == 'rpc.subscription':
-                self._take_event(ws, message, size)
-            else:
-                self._routes.serve(message,
-                                   functools.partial(self._answer, ws))
-        elif isinstance(message.error, ParseError):
-            # No endpoint of ours, or something garbles the stream, and an
-            # answer may have been in it.  What follows is as after a 1007.
-            self._lose(ws, CloseCode.INVALID_DATA,
-                       'the server sent no JSON', CloseCode.BAD_PROTOCOL)
-        else:
-            limited(log, 'no message', logging.WARNING,
-                    'the server sent no message: %s', escape(message.error))
-            self._answer(ws, (message.dialect or JSONRPC).encode_failure(
-                message.id, message.error.code, message.error.message))
-
-    def _take_event(self, ws: ClientSocket, call: Call, size: int) -> None:
-        if call.id is not NO_ID:        # WSRPC's pushes want an answer
-            self._answer(ws, call.dialect.encode_result(call.id, None))
-        if not self._topics.take_event(call.params, size):
-            self._lose(ws, CloseCode.SLOW_READER,
-                       'the listeners are too slow', CloseCode.SLOW_READER)
-
-    def _answer(self, ws: ClientSocket, text: bytes) -> None:
-        """Any thread."""
-        ws.send_text(text)
-        if ws.backlog > MAX_ANSWERS and self._link is not None:
-            self._link.post(self._lose, ws, CloseCode.SLOW_READER,
-                            'the server asks and does not read',
-                            CloseCode.SLOW_READER)
-
-    def _lose(self, ws: ClientSocket, code: int, reason: str,
-              wire_code: int) -> None:
-        assert self._link is not None
-        log.warning('%s: %s', self.url, reason)
-        self._link.lose(ws, code, reason, wire_code)
 
 
 class _Proxy:

@@ -12,9 +12,10 @@ import pytest
 import websockets.sync.server
 
 import cp_wsrpc
-from cp_wsrpc import client as client_module
+from cp_wsrpc import client_inbox
 from cp_wsrpc import client_link, client_outbox, client_subscriptions
 from cp_wsrpc.client import Client, HandshakeError
+from cp_wsrpc.client_inbox import Inbox
 from cp_wsrpc.errors import (Busy, CallTimeout, ConnectionLostError,
                              RemoteError, WrongThread)
 
@@ -866,7 +867,7 @@ def test_on_close_comes_before_the_next_on_connect(server):
 
 def test_an_on_close_that_calls_does_not_stop_on_connect(
         server, monkeypatch):
-    monkeypatch.setattr(client_module, 'ON_CLOSE_WAIT_S', 0.05)
+    monkeypatch.setattr(client_inbox, 'ON_CLOSE_WAIT_S', 0.05)
     heard = Heard()
     client = at_once(server.ws_url('/api'), on_connect=lambda client: None)
     client.on_close(lambda code, reason: client.is_closed or heard(
@@ -1227,7 +1228,7 @@ def test_a_context_of_the_user_that_raises_is_a_failed_attempt():
 
 def test_a_fault_of_ours_ends_the_connection_and_not_the_client(
         server, monkeypatch):
-    on_text, faults = Client.on_text, [AssertionError('a fault of ours')]
+    on_text, faults = Inbox.on_text, [AssertionError('a fault of ours')]
 
     def fail_once(self, *args):
         if faults:
@@ -1236,7 +1237,7 @@ def test_a_fault_of_ours_ends_the_connection_and_not_the_client(
 
     with at_once(server.ws_url('/api')) as client:
         client.wait_connected(5)
-        monkeypatch.setattr(Client, 'on_text', fail_once)
+        monkeypatch.setattr(Inbox, 'on_text', fail_once)
         with pytest.raises(ConnectionLostError, match='1011'):
             client.call('calc.add', 1, 2).result(5)
         client.wait_connected(5)
