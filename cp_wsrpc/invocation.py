@@ -308,7 +308,8 @@ def _finish(call: Call, begun: float, error: BaseException | None) -> None:
     peer = call.connection
     tally_of(call, peer.io.cell.tallies).note(1, _clock() - begun)
     if error is not None and not isinstance(error, asyncio.CancelledError):
-        log.error('%r: a fault of ours', call, exc_info=error)
+        _limiter.log(log, 'fault', logging.ERROR, '%r: a fault of ours',
+                     call, exc_info=error)
     peer.admission.task_done(call)
 
 

@@ -296,7 +296,8 @@ class IOLoop:
             try:
                 run(*args)
             except BaseException:  # a fault of ours: the rest is to run
-                log.exception('%r failed', run)
+                limited(log, 'posted', logging.ERROR, '%r failed', run,
+                        exc_info=True)
             self.note_time(begun)
         if pushes.spreading:
             try:
@@ -323,13 +324,15 @@ class IOLoop:
             limited(log, 'fault', logging.ERROR, '%r: closed after a fault '
                     'of cp_wsrpc', websocket, exc_info=True)
         except BaseException:  # an exception that raises when it is looked at
-            log.error('%r: closed after a fault of cp_wsrpc', websocket)
+            limited(log, 'bare fault', logging.ERROR, '%r: closed after a '
+                    'fault of cp_wsrpc', websocket)
         self.stretch.end()
         self.cell.call = None
         try:
             websocket.abort(1011, 'internal error')
         except BaseException:  # it is broken enough as it is
-            log.exception('%r could not be closed', websocket)
+            limited(log, 'not closed', logging.ERROR,
+                    '%r could not be closed', websocket, exc_info=True)
 
     def adopt(self, websocket: WebSocket) -> None:
         """Take a socket over, from the HTTP side.  Posted there."""

@@ -126,7 +126,9 @@ class LineLimiter:
                 state = self._causes.get(key)
             if state is None:
                 state = self._causes[key] = _Cause()
-            if now < state.until:
+            # A line without a reference (all further causes share theirs)
+            # tells nothing to who looks for one.
+            if now < state.until and (state.ref or not ref):
                 state.swallowed += 1
                 return None, state.ref
             swallowed, state.swallowed = state.swallowed, 0

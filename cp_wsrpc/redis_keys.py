@@ -260,7 +260,8 @@ class RedisKeyStore:
             try:
                 self._take(job, answer)
             except Exception:       # the others are to be told
-                log.exception('%s failed', type(job).__name__)
+                limited(log, 'job', logging.ERROR, '%s failed',
+                        type(job).__name__, exc_info=True)
 
     def _answers_to(self, jobs: list[Any], beats: bool) -> list[Any]:
         """What Redis says to each; raises where it says nothing."""

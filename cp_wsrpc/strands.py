@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from .logs import limited
+
 if TYPE_CHECKING:
     from .workers import WorkerPool
 
@@ -103,4 +105,4 @@ def _run_hook(run: Callable[..., object], args: tuple[Any, ...]) -> None:
     try:
         run(*args)
     except BaseException:  # a fault of ours: the next one is to run
-        log.exception('a hook failed')
+        limited(log, 'hook', logging.ERROR, 'a hook failed', exc_info=True)

@@ -33,6 +33,7 @@ from typing import Any
 
 from .conversation import blocking
 from .errors import Busy
+from .logs import limited
 from .strands import runs_strand
 from .taskqueue import Task, TaskQueue
 
@@ -263,7 +264,8 @@ class WorkerPool:
                 except BaseException:
                     # Nothing of the application's comes this far: it is a
                     # fault of ours, and no reason to lose a worker.
-                    log.exception('a task of the pool failed')
+                    limited(log, 'task', logging.ERROR,
+                            'a task of the pool failed', exc_info=True)
                 if lane is not None:
                     # As lane._advance(), without calls: 0.2 us of 2.9.
                     # None need be woken: this worker looks itself.

@@ -545,9 +545,13 @@ def test_what_holds_the_loop_is_named(server, method):
         assert not server.logged('held the I/O loop')
 
 
-def test_posts_that_raise_are_logged_and_the_next_one_runs(server):
-    io().post(lambda: 1 / 0)
+def test_posts_that_raise_are_logged_in_one_line_and_the_next_runs(server):
+    logs.limited.__self__._causes.clear()
+    server.log_lines.clear()
+    for _ in range(20):
+        io().post(lambda: 1 / 0)
     assert on_loop(lambda: 'run') == 'run'
+    assert len(server.logged('ZeroDivisionError')) == 1
     assert server.logged('ZeroDivisionError')
 
 

@@ -81,9 +81,12 @@ def test_what_is_swallowed_has_the_reference_of_the_line_that_is_there(
     now[0] = 11.0
     assert [log('r5'), log('r6')] == ['r5'] * 2
     assert log('r7', level=logging.DEBUG) == ''
+    # The line that is there has none: it tells nothing to who looks for it.
+    limiter.log(logger, 'plain', logging.ERROR, 'it broke')
+    assert [log('r8', 'plain'), log('r9', 'plain')] == ['r8'] * 2
     assert caplog.messages == [
         'it broke (ref r1)', 'it broke (ref r4)',
-        'it broke (ref r5; 2 more like it)']
+        'it broke (ref r5; 2 more like it)', 'it broke', 'it broke (ref r8)']
 
 
 def test_memory_is_bounded_by_the_number_of_causes(logger):
