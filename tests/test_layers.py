@@ -1,4 +1,5 @@
-"""A module imports only from those above it in the table here.
+"""A module imports only from those above it in the table here, and in that
+of ``docs/architecture.rst``.
 
 Imports under ``if TYPE_CHECKING`` do not count: a name in an annotation is
 no dependency, a reader of the module does without it.
@@ -47,6 +48,15 @@ LAYERS = [
 ]
 ORDER = [module for _, modules in LAYERS for module in modules]
 
+#: The same for people: ``[(0, 'errors'), ...]``, as the table there has it.
+DOCUMENTED = [
+    (int(layer), module)
+    for layer, names in re.findall(
+        r'^   \* - (\d)\n     - (.*?)\n     - ', (
+            PACKAGE.parent / 'docs' / 'architecture.rst').read_text(
+            encoding='utf-8'), flags=re.MULTILINE | re.DOTALL)
+    for module in re.findall(r'``(\w+)``', names)]
+
 #: Text and bytes in, objects out: no socket, no server, no loop.
 PURE = ['errors', 'messages', 'nesting', 'json_text', 'dialects', 'diagnosis',
         'decoding', 'frame_rules', 'frames', 'unfinished', 'framing',
@@ -89,15 +99,21 @@ def test_every_module_stands_in_the_table_once():
     assert len(ORDER) == len(set(ORDER))
 
 
+def test_the_table_of_the_documents_has_them_in_the_same_layers():
+    assert sorted(DOCUMENTED) == sorted(
+        (layer, module) for layer, modules in LAYERS for module in modules)
+
+
 @pytest.mark.parametrize('module', MODULES)
 def test_a_module_imports_only_from_above(module):
     assert module in ORDER, f'{module} stands in no layer of the table'
-    above = ORDER[:ORDER.index(module)]
-    wrong = [f'line {line}: {name}' for line, name in imported(module)
-             if name.startswith('cp_wsrpc.')
-             and (other := name.split('.')[1]) in ORDER
-             and other != module and other not in above]
-    assert not wrong, f'{module} imports from below: {wrong}'
+    for order in (ORDER, [name for _, name in DOCUMENTED]):
+        above = order[:order.index(module)]
+        wrong = [f'line {line}: {name}' for line, name in imported(module)
+                 if name.startswith('cp_wsrpc.')
+                 and (other := name.split('.')[1]) in order
+                 and other != module and other not in above]
+        assert not wrong, f'{module} imports from below: {wrong}'
 
 
 @pytest.mark.parametrize('module', MODULES)
