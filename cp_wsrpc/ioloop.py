@@ -443,8 +443,8 @@ class IOLoop:
         except BaseException:  # a fault of ours ends one socket
             self.fail(websocket)
         self._looked_at = now = self.now()
-        if now - begun > SLOW_S:
-            self._log_slow(now - begun)
+        if now - begun > _TURNS_S:
+            self._note_long(websocket, now - begun)
         self.doing = ''
 
     def _on_turns(self) -> None:
@@ -459,13 +459,22 @@ class IOLoop:
             websocket = turns.popleft()
             begun = self.now()
             self._guarded(websocket, 'on_turn')
-            self.note_time(begun)
-            if self.now() >= until:
+            now = self.now()
+            if now - begun > _TURNS_S:
+                self._note_long(websocket, now - begun)
+            self.doing = ''
+            if now >= until:
                 break
         if turns:
             self.loop.call_soon(self._on_turns)
         else:
             self._in_turns = False
+
+    def _note_long(self, websocket: WebSocket, took_s: float) -> None:
+        """One socket had more than its share of a turn."""
+        websocket.stream.take_less()
+        if took_s > SLOW_S:
+            self._log_slow(took_s)
 
     def note_time(self, begun: float) -> None:
         """Log it if what began then has held all sockets up."""

@@ -574,6 +574,20 @@ def test_one_feed_takes_some_of_a_large_read_and_comes_back(
     assert not stream.unfinished
 
 
+def test_where_frames_are_dear_a_feed_takes_fewer() -> None:
+    stream = FrameStream()
+    counts = [len(stream.feed(sent(TEXT, b'y' * 200) * 2000))]
+    while stream.has_more:
+        if len(counts) < 5:
+            stream.take_less()
+        counts.append(len(stream.feed(b'')))
+    assert sum(counts) == 2000
+    assert counts[0] >= 4 * counts[1] >= 8 * counts[3] > 0
+    assert max(counts[10:]) > counts[0] / 2
+    stream.take_less()          # it has given all: the next is not its fault
+    assert len(stream.feed(sent(TEXT, b'y' * 200) * 2000)) > counts[0] / 2
+
+
 def test_fragments_are_counted_too() -> None:
     stream = FrameStream(max_fragments=NO_LIMIT)
     data = (sent(TEXT, b'a', fin=False)
