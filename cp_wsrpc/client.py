@@ -35,6 +35,7 @@ from .client_handshake import (HandshakeError, basic_auth, header_list,
 from .client_inbox import Inbox
 from .client_link import Link, LinkState
 from .client_outbox import Outbox, closed_error
+from .client_presence import Presences
 from .client_routes import Routes, in_thread_of
 from .client_socket import ClientSocket
 from .client_subscriptions import Subscriptions
@@ -42,7 +43,9 @@ from .client_topics import Listener, Publication
 from .conversation import PendingReply
 from .errors import CallTimeout, ConnectionLostError
 from .frame_rules import check_close_code
+from .history import PRESENCE
 from .idempotency import check_key
+from .logs import escape
 
 __all__ = ['Client', 'HandshakeError', 'PendingReply', 'Publication']
 
@@ -305,7 +308,7 @@ class Client:
         The reply's value: ``{'users': [{'user': 'ada', 'count': 2,
         'connections': ['#7', '#12']}], 'anonymous': 0, 'epoch': 'kX3p',
         'offset': 3}``.  Joins and leaves after that position come on
-        ``rpc.presence.<topic>``: ``subscribe`` to it with ``since`` that.
+        ``rpc.presence.<topic>``: ``presence`` follows both.
         """
         return self._outbox.call('rpc.who', (topic,), {}, 30.0)
 
@@ -369,6 +372,45 @@ class Client:
         def off() -> None:
             listener.active = False
             self._on_loop(self._topics.remove, topic, listener)
+        return off
+
+    def presence(self, topic: str, function: Callable[..., object], *,
+                 onerror: Callable[[BaseException], object] | None = None,
+                 ) -> Callable[[], None]:
+        """Follow who is on a topic, over reconnects, until ``off()``.
+
+        ``function(users, change)``, in a thread of the client's, one after
+        the other: all users, each once, at first and whenever that has
+        changed; ``change`` is ``{'event': 'join', 'user': 'ada'}``, or
+        None where all were asked for anew.  It makes nobody appear there:
+        that does ``subscribe(topic, ...)``.  ``onerror(error)``: the server
+        refused; without it that is logged.
+        """
+        def refuse(error: BaseException) -> None:
+            if onerror is not None:
+                onerror(error)
+            else:
+                log.warning('who is on %s: %s', escape(topic), escape(error))
+
+        def post(run: Callable[..., object], *args: Any) -> None:
+            self._routes.post(f'a follower of {topic}', run, *args)
+
+        present = Presences(
+            function, refuse,
+            lambda answered: self.who(topic).watch(
+                lambda reply: post(answered, reply)),
+            lambda delay_s: self._on_loop(self._call_later, delay_s, post,
+                                          present.load))
+
+        def take(change: Any, publication: Publication) -> None:
+            present.take(change, publication)
+
+        leave = self.subscribe(f'{PRESENCE}{topic}', take,
+                               onjoin=present.on_join, onerror=refuse)
+
+        def off() -> None:
+            present.end()
+            leave()
         return off
 
     def _on_loop(self, function: Callable[..., object], *args: Any) -> None:

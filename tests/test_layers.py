@@ -42,7 +42,8 @@ LAYERS = [
          'admission', 'client_calls']),
     (4, ['ioloop', 'peer', 'audience', 'publishing', 'shutdown',
          'client_routes', 'client_socket', 'client_link', 'client_outbox',
-         'client_subscriptions', 'client_inbox', 'client']),
+         'client_subscriptions', 'client_presence', 'client_inbox',
+         'client']),
     (5, ['plugin', 'pages']),
     (6, ['tool', 'testing', '__init__', '__main__']),
 ]

@@ -371,6 +371,34 @@ def test_the_python_client_follows_who_is_there(ports, room):
                     {'event': 'leave', 'user': DICT}]
 
 
+def test_the_python_client_keeps_the_list_over_a_lost_connection(ports, room):
+    told = []
+
+    def tell(users, change):
+        told.append((sorted(map(str, users)), change and change['event']))
+
+    with Client(f'ws://127.0.0.1:{ports[0]}/api',
+                reconnect_delay_s=0.01) as client, on(room, ports[-1], 'ada'):
+        off = client.presence(room, tell)
+        wait_until(lambda: told == [(['ada'], None)])
+        with on(room, ports[-1], DICT):
+            both = sorted(['ada', str(DICT)])
+            wait_until(lambda: told[1:] == [(both, 'join')])
+            connection, = (one for one in cp_wsrpc.connections()
+                           if one.user is None)
+            cherrypy.engine.wsrpc.manager.post(
+                connection.abort, 1006, 'a test')
+        wait_until(lambda: told[-1][0] == ['ada'])
+        off()
+        with on(room, ports[-1], DICT):
+            client.who(room).result(5)
+        assert told[2:] in ([(['ada'], 'leave')], [(['ada'], None)])
+        refused = []
+        client.presence('kept', tell, onerror=refused.append)
+        wait_until(lambda: refused)
+        assert refused[0].code == -32012
+
+
 # -- permission --------------------------------------------------------------
 
 RIGHTS = [
