@@ -51,6 +51,9 @@ MAX_RECOVERED_EVENTS = 300
 #: nor for any number of names that clients may choose (patterns with *).
 FORGET_AFTER_S = 86_400.0
 MAX_STREAMS = 100_000
+#: Of JSON text, of all streams together: who may publish on a pattern of
+#: names fills as many as he likes, 8 MiB each.
+MAX_BYTES = 256 << 20
 MODES = ('stream', 'latest', 'volatile')
 
 
@@ -183,10 +186,11 @@ class Stream:
     ``fresh``   the streams of its rule that hold events
     ``silent``  it stands in ``History._silent`` instead
     ``used``    when it was last written or asked; ``came`` written
+    ``size``    bytes of JSON text that it holds
     """
 
-    __slots__ = ('_bytes', '_kept', 'came', 'epoch', 'fresh', 'lost',
-                 'offset', 'retention', 'silent', 'used')
+    __slots__ = ('_kept', 'came', 'epoch', 'fresh', 'lost', 'offset',
+                 'retention', 'silent', 'size', 'used')
 
     def __init__(self, retention: Retention,
                  fresh: OrderedDict[str, Stream]) -> None:
@@ -199,7 +203,7 @@ class Stream:
         # By offset, or by key in mode "latest"; oldest first in both.
         self._kept: OrderedDict[Any, tuple[int, float, bytes]] = \
             OrderedDict()
-        self._bytes = 0
+        self.size = 0
 
     def append(self, text: bytes, key: str | None, now: float) -> int:
         kept = self._kept
@@ -211,26 +215,32 @@ class Stream:
             self.trim(now)
             before = kept.pop(key, None)
             if before is not None:
-                self._bytes -= len(before[2])
+                self.size -= len(before[2])
             kept[key] = offset, now, text
         else:
             kept[offset] = offset, now, text
-        self._bytes += len(text)
+        self.size += len(text)
         self.trim(now)
         return offset
 
     def trim(self, now: float) -> None:
         """Let go of what is past a limit."""
-        size, ttl_s, max_bytes, _, _, _ = self.retention
+        most, ttl_s, max_bytes, _, _, _ = self.retention
         kept = self._kept
         while kept:
             offset, came, text = next(iter(kept.values()))
-            if (now - came < ttl_s and len(kept) <= size
-                    and self._bytes <= max_bytes):
+            if (now - came < ttl_s and len(kept) <= most
+                    and self.size <= max_bytes):
                 break
             kept.popitem(last=False)
-            self._bytes -= len(text)
+            self.size -= len(text)
             self.lost = offset
+
+    def let_go(self) -> None:
+        """Keep nothing of what has come so far."""
+        self._kept.clear()
+        self.size = 0
+        self.lost = self.offset
 
     def recover(self, since: Position | None, max_events: int,
                 max_bytes: int) -> Recovery:
@@ -263,16 +273,20 @@ class History:
     ``forget_after_s``  a stream that nobody has written or asked for so
                         long is forgotten; the next has another epoch
     ``max_streams``     past it, those longest unused are forgotten
+    ``max_bytes``       past it, those longest unwritten lose their events
     """
 
     def __init__(self, rules: TopicRules, *,
                  clock: Callable[[], float] = time.monotonic,
                  forget_after_s: float = FORGET_AFTER_S,
-                 max_streams: int = MAX_STREAMS) -> None:
+                 max_streams: int = MAX_STREAMS,
+                 max_bytes: int = MAX_BYTES) -> None:
         self._rules = rules
         self._clock = clock
         self._forget_after_s = forget_after_s
         self._max_streams = max_streams
+        self._max_bytes = max_bytes
+        self._bytes = 0     # of all of _streams
         self._streams: dict[str, Stream] = {}
         # Each stream stands in one of these: in _fresh, by rule, if it
         # may hold events, and these expire in their order since one rule
@@ -318,7 +332,9 @@ class History:
              key: str | None) -> Position:
         """The rest of ``append``, at the time of ``open``."""
         now = stream.used
+        self._bytes -= stream.size
         offset = stream.append(text, key, now)
+        self._bytes += stream.size
         fresh = stream.fresh
         if stream.silent:
             stream.silent = False
@@ -327,6 +343,9 @@ class History:
         else:
             fresh.move_to_end(topic)
         self._sweep(fresh, now)
+        while self._bytes > self._max_bytes:
+            if not self._let_go_of_one(stream):
+                break
         return Position(stream.epoch, offset)
 
     def recover(self, topic: str, since: Position | None,
@@ -342,7 +361,7 @@ class History:
         stream = self._find(topic, now)
         if stream is None:
             return None
-        stream.trim(now)
+        self._trim(stream, now)
         return stream.recover(since, max_events, max_bytes)
 
     def _find(self, topic: str, now: float) -> Stream | None:
@@ -369,12 +388,33 @@ class History:
             topic, stream = next(iter(fresh.items()))
             if now - stream.came < stream.retention.history_ttl_s:
                 break
-            stream.trim(now)
-            stream.silent = True
-            del fresh[topic]
-            self._silent[topic] = stream
+            self._trim(stream, now)
+            self._silence(topic, stream)
         if self._silent:
             self._forget(now)
+
+    def _trim(self, stream: Stream, now: float) -> None:
+        self._bytes -= stream.size
+        stream.trim(now)
+        self._bytes += stream.size
+
+    def _silence(self, topic: str, stream: Stream) -> None:
+        """It holds no events."""
+        stream.silent = True
+        del stream.fresh[topic]
+        self._silent[topic] = stream
+
+    def _let_go_of_one(self, but: Stream) -> bool:
+        """Empty the stream longest unwritten; False: there is no other."""
+        firsts = [next(iter(fresh.items())) for fresh in
+                  self._fresh.values() if fresh]
+        topic, stream = min(firsts, key=lambda first: first[1].came)
+        if stream is but:
+            return False
+        self._bytes -= stream.size
+        stream.let_go()
+        self._silence(topic, stream)
+        return True
 
     def _forget(self, now: float, room: int = 0) -> None:
         """Forget unused streams, so that ``room`` more may be made."""
@@ -387,5 +427,6 @@ class History:
             del self._silent[topic], self._streams[topic]
         while len(self._streams) > too_many:
             longest = max(self._fresh.values(), key=len)
-            topic, _ = longest.popitem(last=False)
+            topic, stream = longest.popitem(last=False)
+            self._bytes -= stream.size
             del self._streams[topic]

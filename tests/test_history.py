@@ -216,6 +216,28 @@ def test_names_that_clients_choose_do_not_fill_the_memory(clock, publishes):
     assert history.append('t0', b'1').offset == 1
 
 
+def test_all_topics_together_hold_so_many_bytes(clock):
+    history = make(clock, {'*': {}, 'mouse': {'mode': 'latest',
+                                              'history_ttl_s': 5}},
+                   max_bytes=1000)
+    starts = {}
+    for number in range(30):
+        clock.now += 1
+        for topic in (f't{number}', 'mouse'):
+            starts[topic] = history.position(topic)
+            history.append(topic, b'"%s"' % (b'x' * 98), f'k{number % 4}')
+        assert history._bytes <= 1000
+    held = {topic for topic, start in starts.items()
+            if history.recover(topic, start).recovered}
+    assert held == {'mouse', *(f't{n}' for n in range(24, 30))}
+    history.append('t29', b'1' * 2000)      # alone it may be larger
+    assert len(history.recover('t29', starts['t29']).events) == 2
+    clock.now += 1000
+    for topic in starts:
+        history.recover(topic, None)
+    assert history._bytes == 0
+
+
 def test_a_stream_that_is_asked_for_while_all_others_hold_events(clock):
     history = make(clock, {'*': {}}, max_streams=2)
     history.append('a', b'1')
@@ -274,5 +296,5 @@ def test_a_long_run_stays_within_its_limits(clock, mode, keys):
         assert len(kept) <= 20
         assert sum(len(text) for _, _, text in kept) <= 500 == \
             history._streams['news'].retention.history_bytes
-        assert history._streams['news']._bytes == sum(
+        assert history._bytes == history._streams['news'].size == sum(
             len(text) for _, _, text in kept)
