@@ -16,6 +16,7 @@ import itertools
 import secrets
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -96,7 +97,7 @@ class Audience:
             self._tell('publish', encode_json({
                 'topic': topic, 'data': msgspec.Raw(text), 'user': user}))
         else:
-            self._broker.deliver_to(target, Event(topic, text))
+            self._deliver(target, Event(topic, text))
 
     def close_user(self, user: Any, code: int, reason: str) -> int:
         """Close all connections of a user; how many of this process.
@@ -143,8 +144,8 @@ class Audience:
         """Another process has said so, or this one; the broker's thread."""
         if what == 'publish':
             said = _decode_publication(text)
-            self._broker.deliver_to(Target(said.user),
-                                    Event(said.topic, bytes(said.data)))
+            self._deliver(Target(said.user),
+                          Event(said.topic, bytes(said.data)))
         elif what == 'close_user':
             ending = _decode_ending(text)
             target, but = Target(ending.user), ''
@@ -192,8 +193,11 @@ class Audience:
             self._io.post(close)
 
     def _connections_of(self, target: Target) -> list[WebSocket]:
-        return [websocket for websocket in self._io
-                if not websocket.is_closed and target.is_met_by(websocket)]
+        return [websocket for websocket in self._io.sockets_of(target)
+                if not websocket.is_closed]
+
+    def _deliver(self, target: Target, event: Event) -> None:
+        self._broker.deliver_to(partial(self._io.sockets_of, target), event)
 
 
 def _asking() -> Any:

@@ -26,7 +26,6 @@ from .json_text import encode_json
 from .messages import NO_ID, Event
 from .presence import Keeper, Presence
 from .topics import Arrival, Topic, is_seen
-from .users import Target
 
 if TYPE_CHECKING:
     from .peer import Peer
@@ -167,13 +166,15 @@ class Broker:
         if event.topic in self._topics or event.topic in self._listeners:
             self._fan_out(lambda: self._targets(event), len(event.data))
 
-    def deliver_to(self, target: Target, event: Event) -> None:
-        """Give an event to those who subscribed and are that user.
+    def deliver_to(self, find: Callable[[], list[Any]], event: Event,
+                   ) -> None:
+        """Give an event to those of ``find()`` who have subscribed.
 
-        It has no offset, so it is in nobody's way who is not meant.
+        ``find`` is called on the loop's thread.  The event has no offset,
+        so it is in nobody's way who is not meant.
         """
         if event.topic in self._topics or event.topic in self._listeners:
-            self._fan_out(lambda: self._targets(event, target),
+            self._fan_out(lambda: self._targets(event, find()),
                           len(event.data))
 
     def hear(self, what: str, text: bytes) -> None:
@@ -204,20 +205,20 @@ class Broker:
 
     # -- the loop's thread -------------------------------------------------
 
-    def _targets(self, event: Event, target: Target | None = None,
+    def _targets(self, event: Event, among: list[Peer] | None = None,
                  ) -> Iterator[tuple[list[Peer], FrameFor]]:
-        """Who is to get an event; ``target``: those who are that user."""
+        """Who is to get an event; ``among``: nobody but those."""
         topic = self._topics.get(event.topic)
         if topic is not None:
             event.subscription = topic.id
-            yield (topic.targets_of(event) if target is None
-                   else topic.targets_of_user(target, event),
+            yield (topic.targets_of(event) if among is None
+                   else topic.targets_among(among, event),
                    once_each(lambda dialect, framer: framer.text_frame(
                        dialect.encode_event(event, next(server_ids)))))
         listeners = self._listeners.get(event.topic)
         if listeners:
-            yield ([peer for peer in listeners
-                    if target is None or target.is_met_by(peer)],
+            yield ([peer for peer in (listeners if among is None else among)
+                    if peer in listeners],
                    once_each(lambda dialect, framer: framer.text_frame(
                        _notification(event))))
 

@@ -157,11 +157,12 @@ class Publishing:
     def _peers(self, endpoint: str | None, target: Target | None,
                ) -> list[WebSocket]:
         """Those of an endpoint and a user; the closing ones, too."""
-        peers = self._io.peers_at(
-            None if endpoint is None else path_of(endpoint))
+        path = None if endpoint is None else path_of(endpoint)
         if target is None:
-            return peers
-        return [peer for peer in peers if target.is_met_by(peer)]
+            return self._io.peers_at(path)
+        return [peer for peer in self._io.sockets_of(target)
+                if isinstance(peer, Peer)
+                and path in (None, peer.endpoint.url_path)]
 
     def broadcast_raw(self, message: Any, binary: bool) -> None:
         """Send a raw message to the sockets of plain handlers."""

@@ -29,7 +29,6 @@ from .messages import Event
 
 if TYPE_CHECKING:
     from .peer import Peer
-    from .users import Target
 
 __all__ = ['Arrival', 'Topic', 'is_seen']
 
@@ -154,10 +153,11 @@ class Topic:
         return [peer for peer in self.subscribers
                 if self._may_have(peer, event)]
 
-    def targets_of_user(self, target: Target, event: Event) -> list[Peer]:
-        """The same, of an event without an offset that is for one user."""
-        return [peer for peer in self.subscribers
-                if target.is_met_by(peer)
+    def targets_among(self, peers: list[Peer], event: Event,
+                      ) -> list[Peer]:
+        """The same, of an event without an offset that is for them alone."""
+        return [peer for peer in peers
+                if peer in self.subscribers
                 and not (self.is_volatile and peer.out.refusing)
                 and self._may_have(peer, event)]
 

@@ -12,6 +12,7 @@ import cp_wsrpc
 from cp_wsrpc import audience
 from cp_wsrpc.client import Client
 from cp_wsrpc.errors import BrokerUnavailable
+from cp_wsrpc.users import Target
 
 from .attack import in_time
 from .need import need
@@ -151,6 +152,10 @@ def test_the_connections_of_a_user_are_those_of_this_process(ports):
             found = cp_wsrpc.connections(**how)
             assert [peer.user for peer in found] == [DICT, DICT]
         assert cp_wsrpc.connections(user=DICT, endpoint='/x') == []
+        loop, who = cherrypy.engine.wsrpc.manager, Target(DICT)
+        assert len(loop.sockets_of(who)) == 2
+    wait_until(lambda: not loop.sockets_of(who))
+    assert Target(DICT).key not in loop._of_users       # nothing is left
 
 
 # -- close_user --------------------------------------------------------------
