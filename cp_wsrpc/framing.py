@@ -9,7 +9,7 @@
     stream.failure   -> ProtocolFailure(1002, 'a client masks its frames')
 
 Above it stand ``frame_rules``, ``frames``, which builds them, and
-``unfinished``, where payloads wait for their rest; ``websocket`` and
+``unfinished``, where payloads wait for their rest; ``receiving`` and
 ``client_socket`` feed it with what they read.  Its one class is long, as
 all of its methods are about the same few states.
 
