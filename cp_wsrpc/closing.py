@@ -44,6 +44,10 @@ SHED_TIMEOUT_S = 1.0
 class Closer(Sender):
     """What ends one socket, once; the second part of ``WebSocket``."""
 
+    __slots__ = ('_close_sent', '_deadline', '_early_close', '_ending',
+                 '_opened_at', '_reading', 'client_terminated', 'handshake',
+                 'id', 'messages_in', 'remote', 'stream')
+
     client_terminated: bool
     handshake: Handshake
     stream: FrameStream

@@ -52,6 +52,11 @@ class Peer(WebSocket):
     ``data``.  The rest belongs to the package.
     """
 
+    __slots__ = ('_close_lock', '_closed_with', '_kit', '_methods',
+                 '_noted_close', '_on_close', '_takes_direct', 'admission',
+                 'around', 'conversation', 'data', 'has_closed', 'heard',
+                 'lane', 'max_in_flight', 'seats', 'topics')
+
     def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
         #: for the application: what it wants to remember of this peer

@@ -39,6 +39,10 @@ _PING = frames.ping_frame()
 class Receiver(Closer):
     """What reads from one socket; the third part of ``WebSocket``."""
 
+    __slots__ = ('_controls', '_controls_since', '_last_step', '_last_step_at',
+                 '_partial_since', '_ping_after_s', '_pinged_at', '_read_due',
+                 'last_read', 'strand', 'timer_tick')
+
     strand: Strand
 
     def __init__(self, sock: Any, *args: Any) -> None:

@@ -55,13 +55,14 @@ class WebSocket(Receiver):
     ``closed``) run one at a time, in order, on the pool, and may block.
     """
 
-    #: bytes that came in one segment with the request; set by the tool
-    early = b''
+    __slots__ = ('_peer_address', '_user_key', 'early')
 
     def __init__(self, sock: Any, protocols: Any = None,
                  extensions: Any = None, environ: Any = None,
                  heartbeat_freq: Any = None) -> None:
         super().__init__(sock, protocols, extensions, environ)
+        #: bytes that came in one segment with the request; set by the tool
+        self.early = b''
         self._user_key: bytes | None = None
 
     def attach(self, endpoint: Endpoint, handshake: Handshake, hub: Hub,

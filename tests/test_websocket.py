@@ -778,7 +778,7 @@ def unopened(server):
     peer = server.peer('/ws')
     PEERS.append(peer)
     made = Noting.made.get(timeout=5)
-    wait_until(lambda: 'hub' in vars(made))
+    wait_until(lambda: hasattr(made, 'hub'))
     assert made.state is State.NEW
     yield peer, made, go_on
     go_on.set()
@@ -947,3 +947,9 @@ def test_the_log_says_how_it_began_and_ended(server):
     assert opened.endswith('opened: /ws')
     assert 'closed: 4000 a\\x1b[31m (sent 4000)' in closed
     assert closed.endswith('1 messages in')
+
+
+def test_a_socket_leaves_an_application_room_for_attributes(server):
+    """With more than 30 outside of slots each has a table of its own."""
+    _, made = connect(server)
+    assert len(vars(made)) <= 15
