@@ -283,7 +283,8 @@ def test_a_pause_of_a_push_tells_whether_another_thread_made_use_of_it():
     thread = threading.Thread(target=hunger)
     thread.start()
     try:
-        assert all(make_room() for _ in range(3))
+        # The first, unless other processes have all cores meanwhile.
+        assert any(make_room() for _ in range(200))
     finally:
         ended.set()
         thread.join()
