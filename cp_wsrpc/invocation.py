@@ -23,8 +23,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
@@ -41,11 +40,12 @@ from .host_session import CallSession
 from .logs import LineLimiter, escape
 from .seats import end_turn
 from .statistics import tally_of
+from .waits import wait_in_thread
 
 if TYPE_CHECKING:
     from .messages import Call
 
-__all__ = ['ALWAYS_FITS', 'answer', 'ask', 'ask_authorizers', 'await_in_turn',
+__all__ = ['ALWAYS_FITS', 'answer', 'ask', 'ask_authorizers',
            'check_session', 'enter_worker', 'fail', 'leave_worker',
            'load_serving', 'report', 'run_as_task', 'run_on_loop',
            'run_on_worker']
@@ -63,7 +63,7 @@ _request_of_call = host_serving.request_of_call
 def enter_worker() -> None:
     """Make a pool thread fit to run methods: its first act."""
     cell.set(Cell(tallies={}))
-    blocking.guard = _wait_for_client
+    blocking.guard = wait_in_thread
     load_serving()
     cherrypy.engine.publish('acquire_thread')
 
@@ -103,79 +103,6 @@ def _find_session() -> CallSession:
 
 
 _session_of_call = LazySession(_find_session)
-
-
-@contextmanager
-def _wait_for_client() -> Iterator[None]:
-    """Around ``PendingReply.result`` in a worker.
-
-    What the method holds is let go: the session's lock (a page that
-    answers by a ``fetch`` must not deadlock), its turn on a Route, its
-    place in the pool.
-    """
-    mine = cell.get()
-    call = mine.call if mine is not None else None
-    scope = call.scope if call is not None else None
-    if scope is not None and scope.session is not None:
-        scope.session.let_go()
-    turn = scope.turn if scope is not None else None
-    with blocking.lend():
-        if turn is None:
-            yield
-        else:
-            with turn.yielded():
-                yield
-
-
-def await_in_turn(reply: PendingReply) -> Generator[Any, None, None]:
-    """Wait for a client's reply in an ``async def`` method.
-
-    A Route's turn is given up meanwhile, as in a worker; for
-    ``blocking.awaiting`` of the loop's thread.
-    """
-    mine = cell.get()
-    scope = mine.call.scope if mine is not None and mine.call else None
-    if scope is None or scope.turn is None:
-        yield from reply.until_done()
-        return
-    turn, scope.turn = scope.turn, None
-    turn.step_aside()
-    try:
-        yield from reply.until_done()
-    except asyncio.CancelledError:
-        # A timeout of the method's own, say, after which it goes on.
-        yield from _take_turn(turn)
-        scope.turn = turn
-        raise
-    except GeneratorExit:
-        # The coroutine is destroyed and cannot wait: what comes of the
-        # turn is passed on, else ``closed()`` would wait for it for ever.
-        if turn.reenter(turn.leave):
-            turn.leave()
-        raise
-    yield from _take_turn(turn)
-    scope.turn = turn
-
-
-def _take_turn(turn: Any) -> Generator[Any, None, None]:
-    loop = asyncio.get_running_loop()
-    granted: asyncio.Future[None] = loop.create_future()
-
-    def grant() -> None:
-        if granted.cancelled():     # the task was, while it waited
-            turn.leave()
-        else:
-            granted.set_result(None)
-
-    if not turn.reenter(lambda: loop.call_soon_threadsafe(grant)):
-        try:
-            yield from granted
-        except BaseException:
-            # Cancelled, or destroyed: the turn is not for us any more.
-            if granted.done() and not granted.cancelled():
-                turn.leave()
-            granted.cancel()        # if it comes yet, it is passed on
-            raise
 
 
 # -- the three ways ----------------------------------------------------------

@@ -35,10 +35,11 @@ from .current import Cell, cell
 from .errors import WrongThread
 from .fanout import FanOut, Targets
 from .host_serving import leave_thread
-from .invocation import await_in_turn, load_serving
+from .invocation import load_serving
 from .logs import limited
 from .readiness import READ, WRITE, Readiness
 from .statistics import Stretch
+from .waits import wait_in_task
 from .timers import Timers
 
 if TYPE_CHECKING:
@@ -221,7 +222,7 @@ class IOLoop:
         asyncio.set_event_loop(loop)
         self._thread_id = threading.get_ident()
         blocking.guard = _refuse_to_wait
-        blocking.awaiting = await_in_turn
+        blocking.awaiting = wait_in_task
         # Callbacks run in copies of this context, which share the cell:
         # whoever runs a nonblocking method writes into it.
         cell.set(self.cell)
