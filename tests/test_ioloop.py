@@ -2,12 +2,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import hashlib
 import threading
 import time
 import weakref
 from queue import SimpleQueue
+from types import SimpleNamespace
 
 import cherrypy
 import pytest
@@ -18,6 +20,7 @@ from cp_wsrpc import (
     closing,
     expose,
     fanout,
+    ioloop,
     logs,
     nonblocking,
     timers,
@@ -543,6 +546,49 @@ def test_what_holds_the_loop_is_named(server, method):
         logs.limited.__self__._causes.clear()
         peer.call(method, [0.01])
         assert not server.logged('held the I/O loop')
+
+
+class Flood:
+    """A socket with more to handle, as far as the loop's turns go."""
+
+    def __init__(self, loop, slices, is_busy):
+        self.loop, self.slices = loop, slices
+        self.stream = SimpleNamespace(has_more=True, take_less=lambda: None)
+        self.hub = SimpleNamespace(pool=SimpleNamespace(is_busy=is_busy))
+
+    def on_turn(self):
+        self.loop.took_s += 0.004
+        self.loop.done.append('slice')
+        self.slices -= 1
+        if self.slices:
+            self.loop.read_soon(self)
+
+
+@pytest.mark.parametrize('is_busy', [True, False])
+def test_floods_share_10_ms_of_a_turn_and_let_the_workers_in(
+        monkeypatch, is_busy):
+    loop = ioloop.IOLoop()
+    loop.took_s, loop.done = 0.0, []
+    loop.now = lambda: loop.took_s
+    monkeypatch.setattr(ioloop, 'time', SimpleNamespace(
+        sleep=lambda s: loop.done.append('yield')))
+
+    def others():
+        loop.done.append('others')
+        if any(flood.slices for flood in floods):
+            loop.loop.call_soon(others)
+        else:
+            loop.loop.stop()
+
+    with contextlib.closing(asyncio.SelectorEventLoop()) as loop.loop:
+        floods = [Flood(loop, 3, is_busy) for _ in range(4)]
+        for flood in floods:
+            loop.read_soon(flood)
+        loop.loop.call_soon(others)
+        loop.loop.run_forever()
+    begin = ['yield'] if is_busy else []
+    assert loop.done == [
+        *begin, 'slice', 'slice', 'slice', 'others'] * 4
 
 
 def test_posts_that_raise_are_logged_in_one_line_and_the_next_runs(server):
