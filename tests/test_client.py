@@ -19,6 +19,7 @@ from cp_wsrpc.client_inbox import Inbox
 from cp_wsrpc.errors import (Busy, CallTimeout, ConnectionLostError,
                              RemoteError, WrongThread)
 
+from .apps import Exiting
 from .scripted import frame, refuse, scripted, serve, text
 from .serving import free_port, serving, wait_until
 
@@ -166,6 +167,8 @@ def test_what_is_no_json_is_told_at_once_and_waits_for_nothing(client):
             client.call('echo', value)
     with pytest.raises(TypeError):
         client.call('echo', 1, a=2)
+    with pytest.raises(SystemExit):
+        client.call('echo', Exiting())
     assert len(client._outbox._calls) == 0
 
 

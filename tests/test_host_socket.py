@@ -149,10 +149,10 @@ def test_a_take_that_fails_leaves_no_socket():
             carrier = host_socket.find_carrier()
 
             def fail():
-                raise RuntimeError('a reader of another kind')
+                raise SystemExit('a reader of another kind')
 
             carrier._connection.rfile.has_data = fail
-            with pytest.raises(RuntimeError):
+            with pytest.raises(SystemExit):
                 carrier.take()
             self.taken.set()
 

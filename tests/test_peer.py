@@ -23,6 +23,7 @@ from cp_wsrpc import (
 
 from .apps import (
     WAIT_S,
+    Exiting,
     Gate,
     assert_sent_away,
     failure_of,
@@ -387,6 +388,8 @@ def test_calls_that_cannot_be_sent_wait_for_nothing():
         for _ in range(1100):       # 1 024 may wait
             with pytest.raises(TypeError):
                 connection.call('f', object())
+        with pytest.raises(SystemExit):
+            connection.call('f', Exiting())
         assert len(connection.conversation) == 0
 
 
