@@ -39,7 +39,7 @@ LAYERS = [
          'redis_keys', 'sending', 'closing', 'receiving', 'websocket',
          'seats', 'waits', 'invocation', 'coroutines', 'repeats',
          'service_steps', 'joining', 'services', 'admission', 'client_calls']),
-    (4, ['ioloop', 'peer', 'audience', 'publishing', 'shutdown',
+    (4, ['ioloop', 'caller', 'peer', 'audience', 'publishing', 'shutdown',
          'client_routes', 'client_socket', 'client_link', 'client_outbox',
          'client_subscriptions', 'client_presence', 'client_inbox',
          'client']),
