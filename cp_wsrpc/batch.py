@@ -51,7 +51,7 @@ class BatchReply:
     """
 
     __slots__ = ('_enqueue', '_last', '_left', '_lock', '_max_bytes',
-                 '_post', '_texts', 'size')
+                 '_post', '_texts', 'held', 'size')
 
     def __init__(self, expected: int,
                  post: Callable[[Callable[[], None]], object],
@@ -60,6 +60,8 @@ class BatchReply:
         self._max_bytes = max_bytes
         #: bytes of what is there of it
         self.size = 0
+        #: bytes that wait for ``run`` of a ``Last``; the loop's thread writes
+        self.held = 0
         self._post = post
         self._enqueue = enqueue
         self._lock = threading.Lock()

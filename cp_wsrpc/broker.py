@@ -117,10 +117,12 @@ class Broker:
                 max_bytes: int) -> Recovery | None:
         """What a joining client is told; None: a topic without history.
 
-        ``max_bytes``: half its out-queue.  Raises BrokerUnavailable.
+        ``max_bytes``: half its out-queue; 0: only whether it has missed
+        anything.  Raises BrokerUnavailable.
         """
-        return self._backend.recover(topic, since, MAX_RECOVERED_EVENTS,
-                                     max_bytes)
+        return self._backend.recover(
+            topic, since, MAX_RECOVERED_EVENTS if max_bytes else 0,
+            max_bytes)
 
     def position(self, topic: str) -> Position | None:
         """Where a topic is; None: it has no history.

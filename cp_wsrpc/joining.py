@@ -83,7 +83,10 @@ def _join(peer: Peer, call: Call, topic: str, since: Position | None,
     arrival = broker.arrive(peer, topic, options.max_subscriptions)
 
     def read() -> Recovery | None:
-        return broker.recover(topic, since, options.out_max_bytes // 2)
+        room = options.out_max_bytes // 2
+        if call.batch is not None and call.batch.held > room // 2:
+            room = 0            # to read what does not fit takes as long
+        return broker.recover(topic, since, room)
 
     def read_on_pool(_: Any) -> None:
         try:
@@ -94,13 +97,13 @@ def _join(peer: Peer, call: Call, topic: str, since: Position | None,
             peer.io.post(have_read, found)
 
     def have_read(found: Recovery | None) -> None:
+        found = _as_fits(peer, call, found)
         end_with_batch(peer, call, Last(
             lambda: enter(found),
             lambda: found is None or not arrival.spoiled))
 
     def enter(found: Recovery | None) -> list[bytes]:
         try:
-            found = _as_fits(peer, call, found)
             frames = broker.enter(arrival, found)
             if frames is None:
                 peer.admission.submit(read_on_pool, call)
@@ -141,12 +144,15 @@ def _as_fits(peer: Peer, call: Call, found: Recovery | None,
     """
     if found is None or not found.events:
         return found
+    size = sum(len(text) for _, text in found.events)
     room = peer.endpoint.options.out_max_bytes // 2 - peer.out.waiting_bytes
     if call.batch is not None:
-        room -= call.batch.size
-    if sum(len(text) for _, text in found.events) <= room:
-        return found
-    return Recovery(found.position, False)
+        room -= call.batch.size + call.batch.held
+    if size > room:
+        return Recovery(found.position, False)
+    if call.batch is not None:
+        call.batch.held += size
+    return found
 
 
 def joined_result(id: str, since: Position | None, found: Recovery | None,
