@@ -107,7 +107,7 @@ def read_frame(data: bytes, bits: int = 15) -> tuple[int, bytes]:
      BOTH),
     (['permessage-deflate; server_max_window_bits=16',
       'permessage-deflate; server_max_window_bits=10'],
-     BOTH + '; server_max_window_bits=10'),
+     BOTH + '; server_max_window_bits=9'),
     (['permessage-deflate; a=b, permessage-deflate; '
       'server_max_window_bits=9, permessage-deflate'],
      BOTH + '; server_max_window_bits=9'),
@@ -142,6 +142,18 @@ DECLINED = [
       for bits in ('7', '16', '0', '-9', '09', '9.0', 'x', '""')),
     'permessage-deflate; server_max_window_bits=8',
 ]
+
+
+def test_whatever_windows_are_asked_for_there_are_three():
+    framers = {}
+    for bits in range(9, 16):
+        agreed = negotiate(
+            [f'permessage-deflate; server_max_window_bits={bits}'])
+        assert agreed.framer.bits <= bits
+        assert f'server_max_window_bits={agreed.framer.bits}' \
+            in agreed.answer
+        framers[agreed.framer] = bits
+    assert sorted(framers.values()) == [11, 14, 15]
 
 
 @pytest.mark.parametrize('header', DECLINED)
