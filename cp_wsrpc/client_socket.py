@@ -45,6 +45,8 @@ __all__ = ['ClientSocket']
 MAX_HEAD_BYTES = 64 * 1024
 #: How long the rest of a refusal's body is waited for.
 BODY_TIMEOUT_S = 1.0
+#: One read; the buffer is kept (see ``transport.read_some``).
+_READ_BYTES = 64 * 1024
 _JOIN_BYTES = 256 * 1024
 
 
@@ -98,6 +100,7 @@ class ClientSocket(WebSocketClient):        # type: ignore[misc]
         self.close_sent = False
         self._aborted = False
         self._io_lock = threading.Lock()
+        self._read_buffer = memoryview(bytearray(_READ_BYTES))
         self._out: deque[bytes] = deque()
         self._unsent: bytes | memoryview = b''
 
@@ -265,6 +268,7 @@ class ClientSocket(WebSocketClient):        # type: ignore[misc]
         """
         early, self.early = self.early, b''
         stream = self.stream
+        data: bytes | memoryview
         if early or stream.has_more:
             return stream.feed(early), False, True
         if self._is_secure:
@@ -275,7 +279,7 @@ class ClientSocket(WebSocketClient):        # type: ignore[misc]
         else:
             more = ended = False
             try:
-                data = self.sock.recv(transport.READ_BYTES)
+                data = transport.read_some(self.sock, self._read_buffer)
                 ended = not data
             except transport.NOT_NOW:
                 return [], False, False

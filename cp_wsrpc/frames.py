@@ -11,6 +11,7 @@ The other half, reading them, is ``framing``.  The module itself is a
 from __future__ import annotations
 
 import os
+from collections import deque
 from struct import Struct
 from typing import Protocol
 
@@ -48,6 +49,10 @@ __all__ = [
 ]
 
 _UINT16, _UINT64 = Struct('!H'), Struct('!Q')
+# Keys to come; any thread takes one.
+_keys: deque[bytes] = deque()
+if hasattr(os, 'register_at_fork'):     # else both would mask alike
+    os.register_at_fork(after_in_child=_keys.clear)
 _TEXT_HEADERS = [bytes((FIN | TEXT, n)) for n in range(126)]
 
 
@@ -95,7 +100,7 @@ def frame(opcode: int, payload: bytes, *, mask: bool = False,
     first = opcode | (FIN if fin else 0) | (RSV1 if rsv1 else 0)
     if not mask:
         return _header(first, length, 0) + payload
-    key = os.urandom(4)     # not to be foretold by a page: RFC 6455 10.3
+    key = _draw_key()
     return b''.join((_header(first, length, MASKED), key,
                      apply_mask(payload, key)))
 
@@ -130,6 +135,20 @@ def ping_frame(payload: bytes = b'', mask: bool = False) -> bytes:
 def pong_frame(payload: bytes = b'', mask: bool = False) -> bytes:
     """Build the answer to a ping, with the ping's own payload."""
     return frame(PONG, payload, mask=mask)
+
+
+def _draw_key() -> bytes:
+    """Four bytes that no page can foretell (RFC 6455 10.3).
+
+    Of the system's, 256 at a time: one by one they are 2 us of a client's
+    call, in which another thread may take the interpreter.
+    """
+    try:
+        return _keys.popleft()
+    except IndexError:
+        drawn = os.urandom(256 * 4)
+        _keys.extend(drawn[n:n + 4] for n in range(4, len(drawn), 4))
+        return drawn[:4]
 
 
 def _header(first: int, length: int, masked: int) -> bytes:
