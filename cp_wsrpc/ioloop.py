@@ -230,7 +230,7 @@ class IOLoop:
         load_serving()
         self._ticked_at = self.awake_since = self.now()
         readiness = self._readiness = Readiness(
-            loop, self._on_readable, self._on_writable, self._begin_turn,
+            loop, self._on_readable, self._on_writable, self._note_look,
             self._submit)
         coroutines = self._coroutines = Coroutines(
             loop, self._context, self.now, self._begin_step, self.note_time)
@@ -448,7 +448,7 @@ class IOLoop:
     def _begin_step(self, name: str) -> None:
         self.doing = name
 
-    def _begin_turn(self) -> None:
+    def _note_look(self) -> None:
         self._looked_at = self.now()
 
     def _on_readable(self, websocket: WebSocket) -> None:

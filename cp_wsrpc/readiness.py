@@ -35,6 +35,9 @@ _READ_OR_END, _WRITE_OR_END = ~WRITE, ~READ
 
 #: Events of one look; who is left out is among the next.
 _MAX_EVENTS = 256
+#: How many are told before a turn ends.  Of 32 peers with one call each a
+#: look finds some 24, 8, or 1; a turn for each look woke a worker each time.
+_TURN_EVENTS = 32
 #: Looks before the asyncio loop has its turn: its own look and the call of
 #: ``_on_ready`` cost 2 us.
 _MAX_LOOKS = 8
@@ -76,17 +79,19 @@ class Readiness:
     ``on_readable(owner)`` and ``on_writable(owner)`` must not raise.  They
     run in a context of the socket's own, made when it is first watched.
     One that another in the same turn has unwatched is not called any more.
-    ``on_turn_begin()`` is called before the first of a turn is told,
-    ``on_turn_end()`` when all have been; ``in_turn`` is True in between.
+    ``on_look()`` is called before what one look has found is told.
+    ``on_turn_end()`` is called when all of a turn have been told, which are
+    those of one look or, where it finds few, of several; ``in_turn`` is
+    True until then.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop,
                  on_readable: Callable[[Any], object],
                  on_writable: Callable[[Any], object],
-                 on_turn_begin: Callable[[], object] = lambda: None,
+                 on_look: Callable[[], object] = lambda: None,
                  on_turn_end: Callable[[], object] = lambda: None) -> None:
         self.in_turn = False
-        self._on_turn_begin = on_turn_begin
+        self._on_look = on_look
         self._on_turn_end = on_turn_end
         self._loop = loop
         self._on_readable = on_readable
@@ -133,12 +138,13 @@ class Readiness:
 
     def _on_ready(self) -> None:
         watched = self._watched
+        told = 0
         for _ in range(_MAX_LOOKS):
             ready = self._poller.poll(0, _MAX_EVENTS)
             if not ready:
                 break
             self.in_turn = True
-            self._on_turn_begin()
+            self._on_look()
             for fd, happened in ready:
                 what = watched.get(fd)
                 if what is None:
@@ -151,7 +157,15 @@ class Readiness:
                         context.run(self._on_writable, owner)
                 elif events & WRITE and happened & _WRITE_OR_END:
                     context.run(self._on_writable, owner)
-            self.in_turn = False
-            self._on_turn_end()
+            told += len(ready)
+            if told >= _TURN_EVENTS:
+                told = self._end_turn()
             if len(ready) == 1:     # little to do: another look costs 1 us
                 break
+        if told:
+            self._end_turn()
+
+    def _end_turn(self) -> int:
+        self.in_turn = False
+        self._on_turn_end()
+        return 0

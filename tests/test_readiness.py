@@ -27,7 +27,10 @@ class Watched:
         self.more = asyncio.Event()
         self.readiness = Readiness(
             self.loop, lambda owner: self._tell('read', owner),
-            lambda owner: self._tell('write', owner))
+            lambda owner: self._tell('write', owner),
+            on_turn_end=lambda: self.ends.append(len(self.told)))
+        #: how many had been told at the end of each turn
+        self.ends: list[int] = []
         self.sockets: list[socket.socket] = []
 
     def _tell(self, what: str, owner: Any) -> None:
@@ -195,3 +198,23 @@ def test_more_sockets_than_one_look_takes_are_all_told(watched, monkeypatch):
     while len(told) < 5:
         told |= {owner for _, owner in watched.turn()}
     assert told == set(range(5))
+
+
+@pytest.mark.parametrize(('enough', 'ends'), [(3, [4]), (2, [2, 4])])
+def test_looks_that_find_few_are_one_turn(watched, monkeypatch, enough, ends):
+    monkeypatch.setattr(readiness, '_TURN_EVENTS', enough)
+    pairs = [watched.pair() for _ in range(4)]
+
+    def read(ours: socket.socket, next_peer: socket.socket | None) -> None:
+        ours.recv(100)
+        if next_peer is not None:
+            next_peer.send(b'x')        # for the next look
+
+    for number, (ours, _) in enumerate(pairs):
+        next_peer = pairs[number + 2][1] if number < 2 else None
+        watched.readiness.watch(
+            ours, READ, lambda ours=ours, peer=next_peer: read(ours, peer))
+    for _, theirs in pairs[:2]:
+        theirs.send(b'x')
+    watched.turn(4)
+    assert watched.ends == ends
