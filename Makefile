@@ -100,11 +100,7 @@ test-all-pythons:
 	    echo "Python $$version:"; \
 	    tests=$$(grep -L 'need(\|import demo\|from demo' tests/test_*.py); \
 	    cache="-o cache_dir=$$venv/.pytest_cache"; \
-	    $$venv/bin/python -m pytest -q $$cache $$tests || { \
-	        echo "Python $$version: what failed, once more:"; \
-	        $$venv/bin/python -m pytest -q $$cache --last-failed $$tests \
-	            || exit 1; \
-	    }; \
+	    $$venv/bin/python -m pytest -q $$cache $$tests || exit 1; \
 	done
 
 clean:
