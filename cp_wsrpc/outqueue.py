@@ -156,8 +156,9 @@ class OutQueue:
         """The socket has refused: from now on count what comes in."""
         assert not self.refusing and self.unsent is not None
         self.refusing = True
-        self.behind = deque(self.frames)
-        self.frames.clear()
+        frames = self.frames
+        # One by one: what others append meanwhile is for fall_behind().
+        self.behind = deque(frames.popleft() for _ in range(len(frames)))
         self.behind_bytes = 0
         self._grace = len(self.behind)
 

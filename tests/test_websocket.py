@@ -15,6 +15,7 @@ import struct
 import sys
 import threading
 import time
+from collections import deque
 from queue import Empty, SimpleQueue
 
 import cherrypy
@@ -23,6 +24,7 @@ from ws4py.messaging import BinaryMessage, TextMessage
 
 import cp_wsrpc
 from cp_wsrpc import MessageTooBig, expose, logs, timers
+from cp_wsrpc.outqueue import OutQueue
 from cp_wsrpc.states import State
 
 from .rawpeer import (
@@ -923,6 +925,27 @@ def test_it_is_closed_at_once_where_nothing_is_under_way(server):
     assert peer.recv_close()[0] == 1002
     assert made._last_step is None
     peer.drop()
+
+
+class Growing(deque):
+    """Another thread appends as soon as one looks at it."""
+
+    def __iter__(self):
+        yield from [*super().__iter__()]
+        self.append(b'late')
+
+    def popleft(self):
+        self.append(b'late')
+        return super().popleft()
+
+
+def test_what_comes_as_a_socket_begins_to_refuse_is_kept():
+    out = OutQueue(None)
+    out.frames = Growing([b'one'])
+    out.unsent = memoryview(b'the rest of a frame')
+    out.begin_refusing()
+    assert deque.copy(out.frames) == deque([b'late'])
+    assert (list(out.behind), out.behind_messages) == ([b'one'], 0)
 
 
 # -- what else lives here --------------------------------------------------
