@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from .backend import MAX_EVENT_BYTES, Backend
 from .conversation import server_ids
+from .dialects import JSONRPC
 from .errors import Busy, MessageTooBig, Overloaded, TooManySubscriptions
 from .fanout import FrameFor, Targets, once_each
 from .history import MAX_RECOVERED_EVENTS, Position, Recovery
@@ -219,10 +220,12 @@ class Broker:
                        dialect.encode_event(event, next(server_ids)))))
         listeners = self._listeners.get(event.topic)
         if listeners:
+            # One text, whatever they speak.
+            frame_for = once_each(lambda _, framer: framer.text_frame(
+                _notification(event)))
             yield ([peer for peer in (listeners if among is None else among)
                     if peer in listeners],
-                   once_each(lambda dialect, framer: framer.text_frame(
-                       _notification(event))))
+                   lambda _, framer: frame_for(JSONRPC, framer))
 
     def _told_of_reset(self, name: str, position: Position,
                        ) -> Iterator[tuple[list[Peer], FrameFor]]:
