@@ -25,6 +25,9 @@ class _Reply(msgspec.Struct):
     id: msgspec.Raw = msgspec.Raw(b'null')
 
 
+#: A reply no larger than this is not worth an error in its place.
+_SMALL_BYTES = 512
+
 _decode_reply = msgspec.json.Decoder(_Reply).decode
 
 
@@ -47,11 +50,12 @@ class BatchReply:
 
     ``max_bytes``: of the whole array, 4 MiB.  What does not fit in any more
     becomes an error: each item alone may have as much as that, and 100 of
-    them went out as one message of 180 MB.
+    them went out as one message of 180 MB.  Not what is no larger than an
+    error, nor a ``Last``: who is told so has joined all the same.
     """
 
     __slots__ = ('_enqueue', '_last', '_left', '_lock', '_max_bytes',
-                 '_post', '_texts', 'held', 'size')
+                 '_only_last', '_post', '_texts', 'held', 'size')
 
     def __init__(self, expected: int,
                  post: Callable[[Callable[[], None]], object],
@@ -68,14 +72,13 @@ class BatchReply:
         self._left = expected
         self._texts: list[bytes] = []
         self._last: list[Last] = []
+        self._only_last = False         # all other items are answered
 
     def add(self, text: bytes) -> bytes | None:
         """Take one item's reply; the whole array with the last one."""
-        # Without the lock: what several add at once is little beyond it.
-        if self.size + len(text) > self._max_bytes:
+        if not self._takes(text):
             text = _too_big(text)
         with self._lock:
-            self.size += len(text)
             self._texts.append(text)
             self._left -= 1
             if self._left:
@@ -83,6 +86,15 @@ class BatchReply:
                     self._post(self._run_last)
                 return None
         return b'[' + b','.join(self._texts) + b']'
+
+    def _takes(self, text: bytes) -> bool:
+        """Whether it goes out as it is; then it has been counted."""
+        with self._lock:
+            if (self.size + self.held + len(text) > self._max_bytes
+                    and len(text) > _SMALL_BYTES and not self._only_last):
+                return False
+            self.size += len(text)
+            return True
 
     def put_last(self, last: Last) -> None:
         """Have it run on the loop when all else is answered."""
@@ -92,6 +104,7 @@ class BatchReply:
                 self._post(self._run_last)
 
     def _run_last(self) -> None:
+        self._only_last = True
         # The loop alone changes _last.  Who is ready waits for who is not:
         # his first event would come before the array.
         late = [last for last in self._last if not last.is_ready()]

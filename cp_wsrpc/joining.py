@@ -84,8 +84,8 @@ def _join(peer: Peer, call: Call, topic: str, since: Position | None,
 
     def read() -> Recovery | None:
         room = options.out_max_bytes // 2
-        if call.batch is not None and call.batch.held > room // 2:
-            room = 0            # to read what does not fit takes as long
+        if call.batch is not None:
+            room = max(0, room - call.batch.size - call.batch.held)
         return broker.recover(topic, since, room)
 
     def read_on_pool(_: Any) -> None:
@@ -105,7 +105,9 @@ def _join(peer: Peer, call: Call, topic: str, since: Position | None,
     def enter(found: Recovery | None) -> list[bytes]:
         try:
             frames = broker.enter(arrival, found)
-            if frames is None:
+            if frames is None:          # the history is to be read again
+                if call.batch is not None:
+                    call.batch.held -= _size(found)
                 peer.admission.submit(read_on_pool, call)
                 return []
             text = call.dialect.encode_result(
@@ -142,9 +144,10 @@ def _as_fits(peer: Peer, call: Call, found: Recovery | None,
     it, and held the loop for 440 ms.  So all that waits for one peer is to
     be half its out-queue, as what one of them may bring.
     """
-    if found is None or not found.events:
+    size = _size(found)
+    if not size:
         return found
-    size = sum(len(text) for _, text in found.events)
+    assert found is not None
     room = peer.endpoint.options.out_max_bytes // 2 - peer.out.waiting_bytes
     if call.batch is not None:
         room -= call.batch.size + call.batch.held
@@ -153,6 +156,11 @@ def _as_fits(peer: Peer, call: Call, found: Recovery | None,
     if call.batch is not None:
         call.batch.held += size
     return found
+
+
+def _size(found: Recovery | None) -> int:
+    """The bytes of what was missed."""
+    return sum(len(text) for _, text in found.events) if found else 0
 
 
 def joined_result(id: str, since: Position | None, found: Recovery | None,
