@@ -268,6 +268,6 @@ def _check_numbers(data: msgspec.Raw) -> None:
             raise InvalidParams(f'data: {error}') from None
 
 
-#: An exponent, or so many digits, without which no number is.
-_MAYBE_TOO_LARGE = re.compile(rb'[eE]\+?[0-9]{3}|[0-9]{309}')
+#: No number is too large without an exponent or so many digits.
+_MAYBE_TOO_LARGE = re.compile(rb'[eE]\+?[0-9]|[0-9]{309}')
 _ANY_NUMBER = 1 << 30

@@ -284,8 +284,11 @@ def test_the_default_is_a_hundred_topics():
 
 def test_a_number_that_no_subscriber_could_read_is_not_published():
     with serving_api(Api(), ALL) as server, server.peer('/api') as peer:
-        for data, code in (('1e999', -32602), ('[{"a":-1E+400}]', -32602),
-                           ('["1e999",1e300]', None)):
+        for data, code in (
+                ('1e999', -32602), ('[{"a":-1E+400}]', -32602),
+                (f'1{"0" * 290}e50', -32602), ('9' * 400, None),
+                (f'[1{"0" * 307}.5e9]', -32602),
+                ('["1e999",1e300,0.5e-9]', None)):
             peer.send_text(
                 '{"jsonrpc":"2.0","method":"rpc.publish","id":1,'
                 f'"params":{{"topic":"a","data":{data}}}}}')
@@ -300,7 +303,7 @@ def test_what_was_missed_is_not_sent_a_hundred_times_over():
 
     ask = request('rpc.subscribe', {'topic': 'kept', 'since': None})
     with serving_api(Large(), {**ALL, 'out_max_bytes': 40_000}, engine={
-            'wsrpc.topics': {'kept': {}}}) as server, \
+            'wsrpc.topics': {'kept': {}, 'few': {}}}) as server, \
             server.peer('/api') as peer:
         peer.send_json(ask)
         start = peer.recv_json()['result']['epoch']
@@ -319,6 +322,25 @@ def test_what_was_missed_is_not_sent_a_hundred_times_over():
         codes = [reply['error']['code'] for reply in replies
                  if 'error' in reply]
         assert set(codes) == {-32008} and len(codes) >= 12
+        # But whoever joins in it is told so, and of what he has missed.
+        cp_wsrpc.publish('kept', 'x' * 2_000)
+        peer.recv_json()
+        start = peer.call('rpc.subscribe', {'topic': 'few', 'since': None})
+        cp_wsrpc.publish('few', 'y')
+        peer.recv_json()
+        peer.send_json([
+            *(request('large', id=id) for id in range(3)),
+            request('rpc.subscribe', ['other'], id='other'),
+            request('rpc.subscribe', ['few'], id='few')])
+        replies = {reply['id']: reply for reply in peer.recv_json()}
+        assert replies['few']['result'] == start['subscription']
+        assert replies['other']['result']
+        few = {'topic': 'few', 'since': {'epoch': start['epoch'],
+                                         'offset': start['offset']}}
+        peer.send_json([{**ask, 'id': 0},
+                        request('rpc.subscribe', few, id=1)])
+        assert [said['result']['recovered'] for said in peer.recv_json()
+                ] == [True, True]
 
 
 def test_a_rule_that_waits_holds_only_its_own_call():
