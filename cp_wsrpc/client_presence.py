@@ -48,6 +48,8 @@ class Presences:
         self._position: tuple[Any, Any] = (None, 0)     # (epoch, offset)
         #: what waits for the answer; None when it is there
         self._waiting: list[tuple[Any, Publication]] | None = []
+        #: refused for good: nothing more comes before the next join
+        self._gave_up = False
         self._turn = 0
         self._ended = False
 
@@ -64,13 +66,15 @@ class Presences:
         """Ask for all anew."""
         if not self._ended:
             self._waiting = []
+            self._gave_up = False
             self._turn += 1
             self._ask(functools.partial(self._adopt, self._turn))
 
     def take(self, change: Any, publication: Publication) -> None:
         """Somebody has come or gone."""
         if self._waiting is not None:
-            self._waiting.append((change, publication))
+            if not self._gave_up:
+                self._waiting.append((change, publication))
             return
         is_ours = publication.epoch == self._position[0]
         if not is_ours:
@@ -101,10 +105,12 @@ class Presences:
     def _failed(self, error: BaseException) -> None:
         if isinstance(error, ConnectionLostError):
             return              # the next join asks again
-        self._refused(error)
         if isinstance(error, CallTimeout) or (
                 isinstance(error, RemoteError) and error.retryable):
             self._load_later(REJOIN_DELAY_S * random.uniform(0.5, 1.5))
+        else:
+            self._gave_up, self._waiting = True, []
+        self._refused(error)        # last: it may raise
 
     def _apply(self, change: Any, publication: Publication) -> bool:
         """Whether it was not counted in already."""

@@ -773,6 +773,7 @@
     #users = new Map();
     /** @type {?Array} what waits for the answer; null when it is there */
     #waiting = [];
+    #gaveUp = false;
     #position = null;
     #turn = 0;
 
@@ -787,8 +788,15 @@
     /** All is to be asked for anew. @returns {number} for isAt() */
     restart() {
       this.#waiting = [];
+      this.#gaveUp = false;
       this.#turn += 1;
       return this.#turn;
+    }
+
+    /** Refused for good: nothing is kept before the next restart(). */
+    giveUp() {
+      this.#waiting = [];
+      this.#gaveUp = true;
     }
 
     isAt(turn) {
@@ -809,7 +817,7 @@
     /** @returns {?boolean} whether it has changed; null: ask again */
     take(change, { epoch, offset }) {
       if (this.#waiting) {
-        this.#waiting.push([change, { epoch, offset }]);
+        if (!this.#gaveUp) this.#waiting.push([change, { epoch, offset }]);
         return false;
       }
       if (epoch !== this.#position.epoch) return null;
@@ -1210,7 +1218,10 @@
           if (error instanceof ConnectionLostError) return;
           if (onerror) this.#run('onerror', onerror, error);
           else this.#report(error);
-          if (!error.retryable && !(error instanceof CallTimeoutError)) return;
+          if (!error.retryable && !(error instanceof CallTimeoutError)) {
+            if (list.isAt(turn)) list.giveUp();
+            return;
+          }
           const delayMs = REJOIN_DELAY_MS * (0.5 + this.#clock.random());
           this.#timers.set(list, delayMs, load);
         };

@@ -16,7 +16,9 @@ import cp_wsrpc
 from cp_wsrpc import redis_broker, redis_presence
 from cp_wsrpc.backend import MemoryBackend
 from cp_wsrpc.client import Client
-from cp_wsrpc.errors import BrokerUnavailable, Overloaded
+from cp_wsrpc.client_presence import Presences
+from cp_wsrpc.conversation import PendingReply
+from cp_wsrpc.errors import BrokerUnavailable, CallTimeout, Overloaded
 from cp_wsrpc.history import PRESENCE, Position, read_rules
 from cp_wsrpc.presence import Change, Keeper, Presence, Present, Roster
 
@@ -398,6 +400,20 @@ def test_the_python_client_keeps_the_list_over_a_lost_connection(ports, room):
         client.presence('kept', tell, onerror=refused.append)
         wait_until(lambda: refused)
         assert refused[0].code == -32012
+
+
+def test_the_python_client_asks_again_though_its_onerror_raises():
+    def refused(error):
+        raise RuntimeError('a fault of the application')
+
+    reply = PendingReply(1, 'rpc.who')
+    reply.fail(CallTimeout('no answer'))
+    delays = []
+    presences = Presences(print, refused, lambda answered: answered(reply),
+                          delays.append)
+    with pytest.raises(RuntimeError):
+        presences.on_join(None)
+    assert len(delays) == 1
 
 
 # -- permission --------------------------------------------------------------
