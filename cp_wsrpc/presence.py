@@ -364,7 +364,7 @@ class Keeper:
                 return False
             try:
                 is_known = self._backend.attend(changes)
-            except Exception:       # nobody knows what was told
+            except BaseException:   # nobody knows what was told
                 self._roster.give_back(changes)
                 raise
             self._roster.confirm(changes)
