@@ -80,8 +80,8 @@ def _page(found: list[tuple[Measurement, Figures]], machine_line: str,
         'CPU" is the user and system time',
         "of the server's process for one call or delivery; it hardly "
         'changes with what else the machine does.',
-        'A run in which other processes took more than a tenth of a CPU was '
-        'made again, up to 3 times.', '',
+        'A run of calls or pushes in which other processes took more than a '
+        'tenth of a CPU was made', 'again, up to 3 times.', '',
         '.. image:: bench.svg', '   :alt: the main figures as bars', '')
     rows = [_row_of_goal(measurement, goal, figures)
             for measurement, figures in found for goal in measurement.goals]

@@ -22,7 +22,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -191,12 +191,12 @@ def _publish_command(broker: str) -> list[str]:
     seen: list[list[str]] = []
 
     class Store(RedisStore):
-        def _run(self, script: Any, topic: str, keys: Sequence[Any],
-                 args: Sequence[Any]) -> Any:
+        def run(self, script: Any, keys: Sequence[Any], args: Sequence[Any],
+                repair: Callable[[], object]) -> Any:
             seen.append(['EVALSHA', script.sha, str(len(keys)), *(
                 each.decode() if isinstance(each, bytes) else str(each)
                 for each in (*keys, *args))])
-            return super()._run(script, topic, keys, args)
+            return super().run(script, keys, args, repair)
 
     store = Store(broker)
     text = b'"%s"' % (b'x' * 128)
