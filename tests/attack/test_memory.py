@@ -40,8 +40,10 @@ PATHS = pytest.mark.parametrize('path', ['/api', '/echo'])
 def test_b1_announced_lengths(wire, path, length, code, opcode):
     before = wire.stats()
     with wire.peer(path) as peer:
+        begun = time.monotonic()
         peer.send_frame(opcode, b'', length=length, length_bytes=8)
         assert ending_of(peer) == code
+        assert time.monotonic() - begun < in_time(0.1)
     after = wire.stats()
     assert after['loop_s'] - before['loop_s'] < 0.1
     assert after['rss'] <= before['rss'] + (1 << 20)
