@@ -2,8 +2,8 @@
 
 ::
 
-    WebSocket.on_adopted -> join   |  a look at each session, every half
-    Closer._report_end -> leave |  second -> gone -> close 4401
+    WebSocket.on_adopted -> join  |  a look at each session, every half
+    Closer._report_end -> leave   |  second -> gone -> close 4401
 
 However many sockets a session has (tabs, reconnects), it is looked at
 once.  RAM sessions are looked at by the loop itself, in slices (0.5 us
