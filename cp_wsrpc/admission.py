@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from . import services
 from .errors import Busy, GoingAway, InvalidRequest, MethodNotFound
-from .invocation import (ask_authorizers, check_session, fail, run_as_task,
-                         run_on_loop, run_on_worker)
+from .invocation import (answer_when_settled, ask_authorizers,
+                         check_session, fail, run_as_task, run_on_loop,
+                         run_on_worker)
 from .messages import NO_ID, Call
 from .repeats import waits_for_key
 from .seats import end_turn
@@ -144,6 +145,8 @@ class Admission:
             end_turn(call)
             if text is not None:
                 peer.complete(call, text)
+            else:
+                answer_when_settled(call)
         elif self._tasks < peer.endpoint.options.max_calls_per_connection:
             self._tasks += 1
             run_as_task(call)

@@ -167,13 +167,14 @@ class Surroundings:
     Stands in ``call.scope``; touched by the thread (or task) of the call.
     """
 
-    __slots__ = ('request', 'response', 'session', 'turn')
+    __slots__ = ('reply', 'request', 'response', 'session', 'turn')
 
     def __init__(self) -> None:
         self.request: Any = None
         self.response: Any = None
         self.session: Any = None
         self.turn: Any = None       # on a Route's instance (turns.Turn)
+        self.reply: Any = None      # of the client: it is the answer
 
 
 def surroundings_of(call: Call) -> Surroundings:

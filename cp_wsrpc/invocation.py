@@ -45,10 +45,10 @@ from .waits import wait_in_thread
 if TYPE_CHECKING:
     from .messages import Call
 
-__all__ = ['ALWAYS_FITS', 'answer', 'ask', 'ask_authorizers',
-           'check_session', 'enter_worker', 'fail', 'leave_worker',
-           'load_serving', 'report', 'run_as_task', 'run_on_loop',
-           'run_on_worker']
+__all__ = ['ALWAYS_FITS', 'answer', 'answer_when_settled', 'ask',
+           'ask_authorizers', 'check_session', 'enter_worker', 'fail',
+           'leave_worker', 'load_serving', 'report', 'run_as_task',
+           'run_on_loop', 'run_on_worker']
 
 log = logging.getLogger('cp_wsrpc.invocation')
 
@@ -158,8 +158,9 @@ def run_on_worker(call: Call) -> None:
         tally.max_s = took_s
     if text is not None:
         peer.complete_on_worker(call, text)
-    elif call.scope is not None:
+    else:
         end_turn(call)
+        answer_when_settled(call)
 
 
 def _answer_around(around: Any, call: Call) -> bytes | None:
@@ -265,6 +266,8 @@ async def _run_async(call: Call) -> None:
         text = fail(call, error)
     if text is not None:
         peer.complete(call, text)
+    else:
+        answer_when_settled(call)
 
 
 async def _answer_within(around: Any, call: Call) -> bytes | None:
@@ -300,9 +303,13 @@ ALWAYS_FITS = frozenset({int, bool, type(None)})
 
 
 def answer(call: Call, value: Any) -> bytes | None:
-    """The reply's text; None while it waits for the peer's own reply."""
+    """The reply's text; None if it is to be the client's own reply.
+
+    Then ``answer_when_settled`` must be called, once all that surrounds
+    the method has been left.
+    """
     if type(value) is PendingReply:
-        value.watch(lambda reply: _answer_later(call, reply))
+        host_serving.surroundings_of(call).reply = value
         return None
     try:
         text: bytes = call.dialect.encode_result(call.id, value)
@@ -318,7 +325,18 @@ def answer(call: Call, value: Any) -> bytes | None:
     return text
 
 
-def _answer_later(call: Call, reply: PendingReply) -> None:
+def answer_when_settled(call: Call) -> None:
+    """Answer with the client's reply that its method has returned.
+
+    At once, and here, if that has come.  So the call must stand in
+    ``running``, from which its answer takes it, and nothing that could
+    still fail may be left to do for it: there would be two answers.
+    """
+    reply: PendingReply = call.scope.reply
+    reply.watch(lambda reply: _answer_with(call, reply))
+
+
+def _answer_with(call: Call, reply: PendingReply) -> None:
     try:
         text = call.dialect.encode_result(call.id, reply._take())
     except Exception as error:  # a RemoteError, or no JSON

@@ -27,7 +27,8 @@ from .caller import Caller
 from .decoding import NO_CALL, NO_NAME, decode, decode_call
 from .dialects import DIALECTS, JSONRPC, Dialect
 from .errors import CloseCode, ConnectionLostError, GoingAway
-from .invocation import ALWAYS_FITS, answer, fail, run_on_worker
+from .invocation import (ALWAYS_FITS, answer, answer_when_settled, fail,
+                         run_on_worker)
 from .logs import escape, limited
 from .messages import NO_ID, Bad, Batch, Call, Failure, Result
 from .seats import Seats, end_turn
@@ -150,6 +151,7 @@ class Peer(Caller):
                 mine.call = None
                 if text is None:        # it waits for a reply of the client
                     running[call if id is NO_ID else id] = call
+                    answer_when_settled(call)
                 elif id is not NO_ID:
                     put(text_frame(text))   # flushed at the read's end
                 if self._noted_close is not None:

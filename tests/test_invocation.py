@@ -701,6 +701,10 @@ def test_around_is_left_when_a_method_returns_the_clients_reply():
         def ask(self):
             return cp_wsrpc.connection.call('question')
 
+        @expose
+        async def ask_later(self):
+            return cp_wsrpc.connection.call('question')
+
     Around.events.clear()
     Around.mode = ''
     with serving_api(Api(), {'around': Around}) as server:
@@ -710,6 +714,14 @@ def test_around_is_left_when_a_method_returns_the_clients_reply():
             wait_until(lambda: Around.events[-1][0] == 'leave None')
             settle(peer, call, 5)
             assert peer.recv_json() == result(1, 5)
+            Around.mode = 'leave raises'    # so there is an answer already
+            for method in ('ask', 'ask_later'):
+                peer.send_json(request(method))
+                call = take_call(peer, 'question')
+                assert peer.recv_json()['error']['code'] == -32000
+                settle(peer, call, 5)
+                assert peer.call('rpc.ping', [1]) == [1]
+                assert peer.events == []
 
 
 def test_an_around_may_be_a_contextmanager():

@@ -59,6 +59,25 @@ class Asking:
         return cp_wsrpc.connection.call('f', *args)
 
     @expose
+    def kept_pool(self):
+        return self._kept()
+
+    @expose
+    async def kept_later(self):
+        return self._kept()
+
+    @expose
+    @nonblocking
+    def kept_here(self):
+        return self._kept()
+
+    def _kept(self):
+        connection = cp_wsrpc.connection
+        if 'f' not in connection.data:
+            connection.data['f'] = connection.call('f')
+        return connection.data['f']
+
+    @expose
     def keywords(self):
         return cp_wsrpc.connection.call('f', width=3, height=0)
 
@@ -540,6 +559,19 @@ def test_an_answer_of_another_connection_is_not_taken():
             assert thief.call('rpc.ping', [1]) == [1]
             settle(peer, call, 'mine')
             assert peer.recv_json() == result(1, 'mine')
+
+
+def test_an_answer_that_was_kept_may_be_returned_again(asking):
+    asking.send_json(request('kept_here'))
+    settle(asking, take_call(asking, 'f'), 5)
+    assert asking.recv_json() == result(1, 5)
+    for kind in ('kept_here', 'kept_later', 'kept_pool'):
+        assert asking.call(kind) == 5
+        asking.send_json([request(kind, id='b')])
+        assert asking.recv_json() == [result('b', 5)]
+        asking.notify(kind)
+    assert asking.call('rpc.ping', [1]) == [1]
+    wait_until(lambda: not only_connection().conversation.running)
 
 
 def test_an_answer_in_a_batch_settles_too(asking):
