@@ -47,8 +47,9 @@ class Peer(Caller):
     ``data``.  The rest belongs to the package.
     """
 
-    __slots__ = ('_kit', '_methods', '_takes_direct', 'admission', 'around',
-                 'heard', 'lane', 'max_in_flight', 'seats', 'topics')
+    __slots__ = ('_kit', '_methods', '_small_bytes', '_takes_direct',
+                 'admission', 'around', 'heard', 'lane', 'max_in_flight',
+                 'seats', 'topics')
 
     def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
@@ -80,13 +81,16 @@ class Peer(Caller):
 
     def _pack(self) -> None:
         """Lay out what ``on_items`` needs for each call."""
-        io, options = self.io, self.endpoint.options
+        io = self.io
+        # Of a peer that has spoken another dialect each text is looked at,
+        # or the newest dialect would not be known.
+        self._small_bytes = (self.endpoint.options.max_depth
+                             if self.dialect is JSONRPC else -1)
         self._kit = (
             io, self._methods, self.conversation.running,
-            self.max_in_flight,
-            options.max_depth if self.dialect is JSONRPC else -1,
-            self.lane, io.cell, io.stretch, self.out.frames.append,
-            self.framer.text_frame, io.submissions.append)
+            self.max_in_flight, self.lane, io.cell, io.stretch,
+            self.out.frames.append, self.framer.text_frame,
+            io.submissions.append)
 
     # -- inwards: the loop's thread ----------------------------------------
 
@@ -102,8 +106,10 @@ class Peer(Caller):
         bytes than may nest is decoded right into the call, which spares
         one of many in a read 0.12 us of 1.7.
         """
-        (io, methods, running, max_running, small_bytes, lane, mine,
-         stretch, put, text_frame, submit) = self._kit
+        (io, methods, running, max_running, lane, mine, stretch, put,
+         text_frame, submit) = self._kit
+        small_bytes = self._small_bytes
+        call: Call | None
         submits = False
         takes_calls = self.admission.held is None and not self.hub.draining
         takes_direct = takes_calls and self._takes_direct
@@ -116,10 +122,14 @@ class Peer(Caller):
             if self.server_terminated:
                 continue            # no answer to it could be sent
             try:
-                call = (decode_call(item) if len(item) <= small_bytes
-                        else self._decode(item))
+                if len(item) <= small_bytes:
+                    call = decode_call(item)
+                else:
+                    call = self._decode(item)
+                    small_bytes = self._small_bytes
             except NO_CALL:
                 call = self._decode(item)
+                small_bytes = self._small_bytes
             if call is None:
                 continue
             call.connection = self

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 
 import pytest
 
@@ -9,6 +10,7 @@ import cp_wsrpc
 from cp_wsrpc import RPCError, Route, expose, nonblocking
 
 from .apps import Gate, only_connection, request, result, serving_api
+from .rawpeer import client_frame
 
 FALSY = [0, '', False, [], {}, None, 0.0]
 
@@ -275,6 +277,23 @@ def test_dialects_may_be_mixed_on_one_connection(peer):
         assert connection.dialect.name == speaker.dialect
         connection.notify('f', n)
         assert speaker.take_call('f')[1] == [n]
+
+
+@pytest.mark.parametrize('first', ['wsrpc1', 'wsrpc2'])
+def test_the_newest_dialect_is_remembered_also_within_one_read(peer, first):
+    old, new = Speaker(peer, first), Speaker(peer, 'jsonrpc')
+    texts = [{'wsrpc1': {'serial': 3, 'call': 'here', 'arguments': [3]},
+              'wsrpc2': {'id': 3, 'method': 'here', 'params': [3]}}[first],
+             request('here', [5], 5)]
+    for speakers in ((old, new), (new, old)):
+        peer.send_raw(b''.join(client_frame(1, json.dumps(text).encode())
+                               for text in texts))
+        for speaker in speakers:
+            id = 3 if speaker is old else 5
+            assert peer.recv_json() == speaker.result_of(id, id)
+        only_connection().notify('f', 0)
+        assert speaker.take_call('f')[1] == [0]
+        texts.reverse()
 
 
 class Slow(Api):
