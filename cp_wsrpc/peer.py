@@ -164,7 +164,7 @@ class Peer(Caller):
                     answer_when_settled(call)
                 elif id is not NO_ID:
                     put(text_frame(text))   # flushed at the read's end
-                if self._noted_close is not None:
+                if self._noted_close is not None and text is not None:
                     self._close_as_noted(call)
             elif (method.is_plain and takes_calls and id is not NO_ID
                     and len(running) < max_running):

@@ -755,6 +755,20 @@ class Closing:
         return 'done'
 
     @expose
+    def ask_pool(self):
+        cp_wsrpc.connection.close(4000, 'bye')
+        return cp_wsrpc.connection.call('f')
+
+    @expose
+    async def ask_task(self):
+        return self.ask_pool()
+
+    @expose
+    @nonblocking
+    def ask_here(self):
+        return self.ask_pool()
+
+    @expose
     def fail(self):
         cp_wsrpc.connection.close(4000, 'bye')
         raise RPCError(7, 'no')
@@ -799,6 +813,15 @@ def test_a_method_that_closes_its_connection_is_answered_first(method, busy):
         peer.send_json([request(method)] if busy else request(method))
         answer = peer.recv_json()
         assert answer == ([result(1, 'done')] if busy else result(1, 'done'))
+        assert peer.recv_close() == (4000, 'bye')
+
+
+@pytest.mark.parametrize('method', ['ask_pool', 'ask_task', 'ask_here'])
+def test_so_is_one_whose_answer_is_the_clients_reply(method):
+    with serving_api(Closing()) as server, server.peer('/api') as peer:
+        peer.send_json(request(method))
+        settle(peer, take_call(peer, 'f'), 5)
+        assert peer.recv_json() == result(1, 5)
         assert peer.recv_close() == (4000, 'bye')
 
 
