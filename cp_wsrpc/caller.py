@@ -29,8 +29,8 @@ class Caller(WebSocket):
     Any thread may, unless a method says otherwise.
     """
 
-    __slots__ = ('_close_lock', '_closed_with', '_noted_close', '_on_close',
-                 'conversation', 'data', 'has_closed')
+    __slots__ = ('_close_lock', '_closed_with', '_noted_closes',
+                 '_on_close', 'conversation', 'data', 'has_closed')
 
     def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
@@ -40,9 +40,11 @@ class Caller(WebSocket):
         self.conversation = Conversation()
         #: close() has been called here: no call is to begin any more
         self.has_closed = False
-        # A close() inside a call: (that call, code, reason); any thread.
-        self._noted_close: tuple[Call, int, Any] | None = None
-        # Guards _on_close and _closing_code against a late on_close().
+        # Each close() inside a call: (code, reason), by that call.  None
+        # until the first, for it is looked at after every call.
+        self._noted_closes: dict[Call, tuple[int, Any]] | None = None
+        # Guards _on_close and _closed_with against a late on_close(), and
+        # what is added to _noted_closes.
         self._close_lock = threading.Lock()
         self._on_close: list[Callable[[int, str], object]] = []
         self._closed_with: tuple[int, str] | None = None
@@ -88,7 +90,8 @@ class Caller(WebSocket):
     def close(self, code: int = 1000, reason: Any = '') -> None:
         """Begin to close; what was sent before still goes out.
 
-        Inside a call of this connection: when that has been answered.  A
+        Inside a call of this connection: when that has been answered,
+        whatever others are still under way; its first close() counts.  A
         call that has not begun by then is not run: nobody would hear of it.
         """
         mine = cell.get()
@@ -99,12 +102,14 @@ class Caller(WebSocket):
             return
         check_close_code(code)      # raise here, not when it is sent
         frames.close_frame(code, reason)
-        if self._noted_close is None:
-            self._noted_close = call, code, reason
-            # It may have been answered since, where a thread that it has
-            # started closes for it.
-            if not self._is_under_way(call):
-                self._close_now(code, reason)
+        with self._close_lock:
+            if self._noted_closes is None:
+                self._noted_closes = {}
+            self._noted_closes.setdefault(call, (code, reason))
+        # It may have been answered since, where a thread that it has
+        # started closes for it.
+        if not self._is_under_way(call):
+            self._close_now(code, reason)
 
     def _close_now(self, code: int, reason: Any) -> None:
         super().close(code, reason)
@@ -120,11 +125,13 @@ class Caller(WebSocket):
 
         Its own, or with the last one of its batch.
         """
-        assert self._noted_close is not None
-        asker, code, reason = self._noted_close
-        if asker is answered or (asker.batch is not None
-                                 and not self._is_under_way(asker)):
-            self._close_now(code, reason)
+        assert self._noted_closes is not None
+        # In one step of the interpreter: another thread may add.
+        for asker, ending in tuple(self._noted_closes.items()):
+            if asker is answered or (asker.batch is not None
+                                     and not self._is_under_way(asker)):
+                self._close_now(*ending)
+                return
 
     def on_close(self, function: Callable[[int, str], object]) -> None:
         """Have ``function(code, reason)`` called when it is closed.

@@ -164,7 +164,7 @@ class Peer(Caller):
                     answer_when_settled(call)
                 elif id is not NO_ID:
                     put(text_frame(text))   # flushed at the read's end
-                if self._noted_close is not None and text is not None:
+                if self._noted_closes is not None and text is not None:
                     self._close_as_noted(call)
             elif (method.is_plain and takes_calls and id is not NO_ID
                     and len(running) < max_running):
@@ -281,7 +281,7 @@ class Peer(Caller):
                 whole = call.batch.add(text)
             if whole is not None:
                 self.enqueue(self.framer.text_frame(whole))
-        if self._noted_close is not None and whole is not None:
+        if self._noted_closes is not None and whole is not None:
             self._close_as_noted(call)
         if self.hub.draining:
             self.io.note_progress()
@@ -313,7 +313,7 @@ class Peer(Caller):
                     self.io.flush_soon(self)
         else:
             self.send_alone(self.framer.text_frame(text))
-        if self._noted_close is not None:
+        if self._noted_closes is not None:
             self._close_as_noted(call)
 
     def send_text(self, text: bytes) -> None:

@@ -787,6 +787,11 @@ class Closing:
         return self.gate.enter()
 
     @expose
+    def note_and_hold(self):
+        cp_wsrpc.connection.close(4002, 'slow')
+        return self.gate.enter()
+
+    @expose
     async def after(self):
         async def close():
             await self.later.wait()
@@ -874,6 +879,19 @@ def test_a_close_from_another_thread_waits_for_no_call():
     with serving_api(api) as server, server.peer('/api') as peer:
         peer.send_json(request('thread'))
         assert peer.recv_close()[0] == 4000
+        api.gate.open()
+
+
+@pytest.mark.parametrize('method', ['pool', 'task', 'here'])
+def test_whichever_call_that_closes_is_answered_first_closes(method):
+    api = Closing()
+    with serving_api(api) as server, server.peer('/api') as peer:
+        peer.send_json(request('note_and_hold', id='slow'))
+        api.gate.wait_entered()
+        assert peer.call('rpc.ping', [1]) == [1]
+        peer.send_json(request(method))
+        assert peer.recv_json() == result(1, 'done')
+        assert peer.recv_close() == (4000, 'bye')
         api.gate.open()
 
 
