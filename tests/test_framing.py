@@ -584,8 +584,33 @@ def test_where_frames_are_dear_a_feed_takes_fewer() -> None:
     assert sum(counts) == 2000
     assert counts[0] >= 4 * counts[1] >= 8 * counts[3] > 0
     assert max(counts[10:]) > counts[0] / 2
-    stream.take_less()          # it has given all: the next is not its fault
-    assert len(stream.feed(sent(TEXT, b'y' * 200) * 2000)) > counts[0] / 2
+
+
+@pytest.mark.parametrize(('number', 'length'), [
+    (39, 200), (60, 120), (12, 650)])
+def test_where_whole_reads_are_dear_the_next_is_taken_in_parts(
+        number: int, length: int) -> None:
+    stream, data = FrameStream(), sent(TEXT, b'y' * length) * number
+    assert len(stream.feed(data)) == number and not stream.has_more
+    stream.take_less()
+    counts = [len(stream.feed(data))]
+    while stream.has_more:
+        counts.append(len(stream.feed(b'')))
+    assert sum(counts) == number
+    assert counts[0] <= number / 2
+    for _ in range(4):          # none took long: soon as many as ever
+        stream.feed(data)
+        while stream.has_more:
+            stream.feed(b'')
+    assert len(stream.feed(data)) == number
+
+
+@pytest.mark.parametrize('number', [1, 16, 100])
+def test_cheap_calls_are_taken_as_they_were_read(number: int) -> None:
+    stream, data = FrameStream(), sent(TEXT, b'c' * 60) * number
+    for _ in range(50):
+        assert len(stream.feed(data)) == number
+        assert not stream.has_more
 
 
 def test_fragments_are_counted_too() -> None:
