@@ -448,8 +448,9 @@ class IOLoop:
     def _begin_step(self, name: str) -> None:
         self.doing = name
 
-    def _note_look(self) -> None:
-        self._looked_at = self.now()
+    def _note_look(self) -> float:
+        self._looked_at = now = self.now()
+        return now
 
     def _on_readable(self, websocket: WebSocket) -> None:
         # One look at the clock for each read: where this one ends, the next

@@ -23,6 +23,7 @@ from __future__ import annotations
 import asyncio
 import select
 import selectors
+import time
 from collections.abc import Callable
 from contextvars import Context, copy_context
 from typing import Any
@@ -41,6 +42,9 @@ _TURN_EVENTS = 32
 #: Looks before the asyncio loop has its turn: its own look and the call of
 #: ``_on_ready`` cost 2 us.
 _MAX_LOOKS = 8
+#: Beyond it a turn takes no further look: reads of 13 ms each, of 3 peers,
+#: kept what 8 looks had posted and submitted for 105 ms (median).
+_LOOKS_S = 0.01
 
 
 class _Selector:
@@ -79,16 +83,17 @@ class Readiness:
     ``on_readable(owner)`` and ``on_writable(owner)`` must not raise.  They
     run in a context of the socket's own, made when it is first watched.
     One that another in the same turn has unwatched is not called any more.
-    ``on_look()`` is called before what one look has found is told.
+    ``on_look()`` is called before what one look has found is told, and
+    returns the time, in seconds.
     ``on_turn_end()`` is called when all of a turn have been told, which are
-    those of one look or, where it finds few, of several; ``in_turn`` is
-    True until then.
+    those of one look or, where it finds few, of several that begin within
+    10 ms; ``in_turn`` is True until then.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop,
                  on_readable: Callable[[Any], object],
                  on_writable: Callable[[Any], object],
-                 on_look: Callable[[], object] = lambda: None,
+                 on_look: Callable[[], float] = time.monotonic,
                  on_turn_end: Callable[[], object] = lambda: None) -> None:
         self.in_turn = False
         self._on_look = on_look
@@ -139,12 +144,17 @@ class Readiness:
     def _on_ready(self) -> None:
         watched = self._watched
         told = 0
-        for _ in range(_MAX_LOOKS):
+        until = 0.0
+        for look in range(_MAX_LOOKS):
             ready = self._poller.poll(0, _MAX_EVENTS)
             if not ready:
                 break
+            now = self._on_look()
+            if not look:
+                until = now + _LOOKS_S
+            elif now >= until:      # who is ready stays so for the next turn
+                break
             self.in_turn = True
-            self._on_look()
             for fd, happened in ready:
                 what = watched.get(fd)
                 if what is None:

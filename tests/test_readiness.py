@@ -28,7 +28,9 @@ class Watched:
         self.readiness = Readiness(
             self.loop, lambda owner: self._tell('read', owner),
             lambda owner: self._tell('write', owner),
+            on_look=lambda: self.now,
             on_turn_end=lambda: self.ends.append(len(self.told)))
+        self.now = 0.0
         #: how many had been told at the end of each turn
         self.ends: list[int] = []
         self.sockets: list[socket.socket] = []
@@ -200,13 +202,16 @@ def test_more_sockets_than_one_look_takes_are_all_told(watched, monkeypatch):
     assert told == set(range(5))
 
 
-@pytest.mark.parametrize(('enough', 'ends'), [(3, [4]), (2, [2, 4])])
-def test_looks_that_find_few_are_one_turn(watched, monkeypatch, enough, ends):
+@pytest.mark.parametrize(('enough', 'read_s', 'ends'), [
+    (3, 0.0, [4]), (2, 0.0, [2, 4]), (3, 0.004, [4]), (3, 0.006, [2, 4])])
+def test_looks_that_find_few_and_take_10_ms_at_most_are_one_turn(
+        watched, monkeypatch, enough, read_s, ends):
     monkeypatch.setattr(readiness, '_TURN_EVENTS', enough)
     pairs = [watched.pair() for _ in range(4)]
 
     def read(ours: socket.socket, next_peer: socket.socket | None) -> None:
         ours.recv(100)
+        watched.now += read_s
         if next_peer is not None:
             next_peer.send(b'x')        # for the next look
 
