@@ -173,8 +173,12 @@ class WorkerPool:
 
     @property
     def is_busy(self) -> bool:
-        """Whether a worker has something to do; without the lock."""
-        return self.queue.resting < self._alive or len(self.queue) > 0
+        """Whether a worker has something to do; without the lock.
+
+        One that waits for a client has not, for as long as it waits.
+        """
+        return (self.queue.resting < self._alive - self._lent
+                or len(self.queue) > 0)
 
     @property
     def threads(self) -> int:

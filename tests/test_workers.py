@@ -533,6 +533,28 @@ def test_waiting_workers_are_replaced_up_to_four_times_the_pool(
     wait_until(lambda: len(outcomes) == 10)
 
 
+def test_who_waits_for_a_client_is_not_busy_and_who_works_is(
+        make_pool: MakePool) -> None:
+    pool = make_pool(2)
+    conversation = Conversation()
+    reply = conversation.open_call('f')
+    results: list[Any] = []
+    wait_until(lambda: not pool.is_busy)
+    for lent in (1, 2):
+        assert Lane(pool, 1).submit(
+            lambda _: results.append(reply.result(DEADLINE_S)), None)
+        wait_until(lambda lent=lent: pool.lent == lent)
+        wait_until(lambda: not pool.is_busy)
+    gate = Gate()
+    assert Lane(pool, 1).submit(gate, 0)
+    gate.wait_begun()
+    assert pool.is_busy
+    gate.open.set()
+    conversation.settle(Result(reply.id, b'1'))
+    wait_until(lambda: results == [1, 1])
+    wait_until(lambda: not pool.is_busy)
+
+
 def test_a_wait_that_fails_gives_the_place_back(make_pool: MakePool,
                                                 ) -> None:
     pool = make_pool(2)
