@@ -125,7 +125,11 @@ class Victim:
         allowed = (len(took_s) // 100 if FULL
                    else max(2, len(took_s) // 20))
         assert len(late) <= allowed, (len(took_s), late)
-        wait_until(self._is_back, 10, 'the resources to be back')
+        try:
+            wait_until(self._is_back, 10)
+        except AssertionError:
+            raise AssertionError(f'not back: {self.target.stats()} after '
+                                 f'{self._before}') from None
         assert not self.chatter(), self.chatter()[:5]
 
     def p99_s(self, since=0):
